@@ -1,0 +1,95 @@
+/*
+ * prompt_template.h - a dialogue becomes the token ids of the paper's unified template.
+ *
+ * Section 3.1 of the paper: one template for language-only and for
+ * vision-and-language data. See MODEL.md. What users and earlier answers
+ * say is always plain text: <image> or </s> typed by a user stays characters.
+ */
+#ifndef MMGPT_PROMPT_TEMPLATE_H
+#define MMGPT_PROMPT_TEMPLATE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "arena.h"
+#include "status.h"
+#include "tokenizer.h"
+
+/* A text with its length in bytes; not necessarily NUL-terminated. */
+typedef struct TextPart
+{
+	const char *text;			/* UTF-8; NULL for an absent part */
+	size_t		length;
+} TextPart;
+
+/* The strings of the template, from config.json, with the original's as defaults. */
+typedef struct PromptTemplate
+{
+	const char *introduction;	/* config "template" */
+	const char *separator;		/* "\n\n### " */
+	const char *user_prefix;	/* "Instruction" */
+	const char *ai_prefix;		/* "Response" */
+	bool		history_eos;	/* EOS stands after every earlier response */
+} PromptTemplate;
+
+/* The original's strings; history_eos false. */
+extern const PromptTemplate prompt_template_default;
+
+/* One question with its answer; the answer of the last round is absent. */
+typedef struct DialogueRound
+{
+	TextPart	prompt;
+	TextPart	input;			/* absent: no "### Input:" block; only in the first round */
+	TextPart	response;
+} DialogueRound;
+
+typedef struct Dialogue
+{
+	DialogueRound *rounds;
+	int			count;
+	bool		has_image;		/* an <image> mark stands before the first round */
+} Dialogue;
+
+/*
+ * Append the token ids of the dialogue up to and including "### Response:\n" of
+ * its last round; BOS in front.
+ */
+extern bool prompt_encode(const Tokenizer *tokenizer, const PromptTemplate *prompt_template, const Dialogue *dialogue,
+						  TokenList *ids, Status *status);
+
+/*
+ * Append the ids that text has when it stands as the answer to the dialogue,
+ * that is what is added to prompt_encode's ids when the response begins with text. For
+ * scoring. STATUS_INTERNAL when the prompt's own ids would change.
+ */
+extern bool prompt_encode_answer(const Tokenizer *tokenizer, const PromptTemplate *prompt_template,
+								 const Dialogue *dialogue, TextPart text, TokenList *ids, Status *status);
+
+/*
+ * Read history (JSON text: [{"role":"user"|"assistant","content":text}, ...],
+ * alternating, first user, last assistant; NULL or length 0: none) and append the
+ * prompt as the last round. Errors name the element ("history element 3 ...").
+ */
+extern bool dialogue_read(const char *history, size_t history_length, TextPart prompt, TextPart input, bool has_image,
+						  Arena *arena, Dialogue *dialogue, Status *status);
+
+/*
+ * The history with the last round's prompt and answer appended, as JSON text in the
+ * arena: what mmgpt_chat_turn returns.
+ */
+extern char *dialogue_write(const Dialogue *dialogue, TextPart answer, Arena *arena, size_t *length, Status *status);
+
+/*
+ * Where an answer has to end because the model began a new block: the offset of
+ * the first "\n\n### " followed by Instruction, Response, Input or Image and ":";
+ * length if there is none.
+ */
+extern size_t answer_find_stop(const char *text, size_t length);
+
+/*
+ * The first number in an answer: digits, or a word from no, zero, one ... twenty
+ * (a whole word, any case). False if there is none or it exceeds 2147483647.
+ */
+extern bool answer_find_number(const char *text, size_t length, int *number);
+
+#endif

@@ -1,0 +1,93 @@
+/*
+ * tokenizer.h - text to token ids and back, as the original's slow LLaMA tokenizer.
+ *
+ * SentencePiece does the work; this adds the special tokens: BOS in front, the
+ * marks <s> </s> <unk> <PAD> <image> <|endofchunk|>, and the white space that
+ * vanishes around them (golden README, Facts 4). Ids of the base vocabulary are
+ * SentencePiece's; <|endofchunk|>, <image> and <PAD> follow after it. Objects are
+ * immutable after opening, so threads may share them.
+ */
+#ifndef MMGPT_TOKENIZER_H
+#define MMGPT_TOKENIZER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "arena.h"
+#include "status.h"
+
+typedef struct SpecialTokens
+{
+	int			unk;
+	int			bos;
+	int			eos;
+	int			endofchunk;
+	int			image;
+	int			pad;
+} SpecialTokens;
+
+typedef struct Tokenizer Tokenizer;
+
+/* A list of token ids in an arena. */
+typedef struct TokenList
+{
+	Arena	   *arena;
+	int32_t    *ids;
+	int			count;
+	int			capacity;
+} TokenList;
+
+/* Make a list empty. */
+extern void token_list_begin(TokenList *list, Arena *arena);
+
+/* Append one id; false when memory is out. */
+extern bool token_list_add(TokenList *list, int32_t id, Status *status);
+
+/*
+ * Open tokenizer.model. base_vocabulary is the number of pieces that the model's
+ * config.json promises; STATUS_INVALID_MODEL names the file when it differs or
+ * can't be read.
+ */
+extern Tokenizer *tokenizer_open(const char *path, const SpecialTokens *special, int base_vocabulary, Status *status);
+extern void tokenizer_close(Tokenizer *tokenizer);
+
+/*
+ * Append the ids of plain text: one piece for SentencePiece, in which spellings
+ * of special tokens are ordinary characters. Text must be UTF-8
+ * (STATUS_INVALID_TEXT). Nothing is put in front.
+ */
+extern bool tokenizer_encode_plain(const Tokenizer *tokenizer, const char *text, size_t length,
+								   TokenList *ids, Status *status);
+
+/*
+ * Append BOS and the ids of text as the original's tokenizer gives them: split
+ * at the spellings of special tokens, white space stripped around them (not
+ * around <unk>), each piece encoded on its own.
+ */
+extern bool tokenizer_encode_special(const Tokenizer *tokenizer, const char *text, size_t length,
+									 TokenList *ids, Status *status);
+
+/* Length of text after Python's str.strip() would have taken white space away, and its start. */
+extern const char *tokenizer_strip(const char *text, size_t length, bool left, bool right, size_t *stripped_length);
+
+/*
+ * The text of ids, special tokens dropped, then one SentencePiece decode:
+ * one leading space is gone, each byte of an invalid UTF-8 sequence is one U+FFFD.
+ * The result lies in the arena, with a NUL that is not counted in *length.
+ */
+extern char *tokenizer_decode(const Tokenizer *tokenizer, const int32_t *ids, int count, Arena *arena,
+							  size_t *length, Status *status);
+
+/* The text of one piece as SentencePiece spells it (U+2581 for a space, <0x0A> for a byte), for constraints. */
+extern const char *tokenizer_piece(const Tokenizer *tokenizer, int32_t id);
+
+/* True for ids that stand for no text: unk, bos, eos and the three added ones. */
+extern bool tokenizer_is_special(const Tokenizer *tokenizer, int32_t id);
+
+extern const SpecialTokens *tokenizer_special(const Tokenizer *tokenizer);
+
+/* Pieces of the base vocabulary. */
+extern int tokenizer_base_vocabulary(const Tokenizer *tokenizer);
+
+#endif

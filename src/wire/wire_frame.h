@@ -1,0 +1,60 @@
+/*
+ * wire_frame.h - the unit of the conversation between a backend and the engine.
+ *
+ * Both ends run on one machine, so numbers travel in its byte order. A frame is
+ * a header of 16 bytes and a payload of header.length bytes. The id is chosen by
+ * the backend, one for each request; every frame that answers a request carries
+ * its id, and frames with an unknown id are dropped by both sides, so that a
+ * cancelled call leaves the connection usable.
+ *
+ * The conversation:
+ *
+ *	engine  -> HELLO						once, when the connection is accepted
+ *	backend -> REQUEST(id)
+ *	engine  -> PROGRESS(id)...				while a model is loading
+ *	engine  -> STARTED(id)					before anything in the request is worked on
+ *	engine  -> ANSWER(id) | ERROR(id)		the last frame of a request
+ *	backend -> CANCEL(id)					any time; the answer, if one comes, is dropped
+ *
+ * Nothing here allocates.
+ */
+#ifndef MMGPT_WIRE_FRAME_H
+#define MMGPT_WIRE_FRAME_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Raised with every change of frames, messages or fields. */
+#define WIRE_VERSION 1
+
+#define WIRE_HEADER_SIZE 16
+
+/* No frame is larger, whatever a setting allows: what PostgreSQL's bytea can hold, and some fields. */
+#define WIRE_MAX_PAYLOAD ((uint32_t) 1100 * 1024 * 1024)
+
+typedef enum WireType
+{
+	WIRE_HELLO = 1,
+	WIRE_REQUEST = 2,
+	WIRE_CANCEL = 3,
+	WIRE_STARTED = 4,
+	WIRE_PROGRESS = 5,
+	WIRE_ANSWER = 6,
+	WIRE_ERROR = 7
+} WireType;
+
+typedef struct WireHeader
+{
+	uint32_t	length;			/* bytes of payload */
+	uint32_t	type;			/* a WireType */
+	uint64_t	id;				/* of the request; 0 in HELLO */
+} WireHeader;
+
+/* Write the header to 16 bytes. */
+extern void wire_header_write(const WireHeader *header, uint8_t *bytes);
+
+/* Read a header; false when type or length are out of range. */
+extern bool wire_header_read(const uint8_t *bytes, WireHeader *header);
+
+#endif
