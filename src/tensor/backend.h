@@ -1,0 +1,212 @@
+/*
+ * backend.h - the operations that the model is written in.
+ *
+ * src/model is written once, over this table; the processor (backend_cpu.c) and
+ * the CUDA library implement it. Operations work on tensors that lie on the
+ * device and may run later than the call: only synchronize, download and choose
+ * wait. They do not fail one by one: a device error shows at the next synchronize.
+ *
+ * The promise that every implementation keeps: each element of a result is
+ * computed in one fixed order that depends on its own row only, never on how many
+ * rows there are, which neighbours they have or how many threads work. An
+ * answer is a function of its request.
+ *
+ * Names of dimensions: R rows (tokens of all sequences of a step), N outputs,
+ * K inputs, H heads, D elements of a head, V vocabulary.
+ */
+#ifndef MMGPT_BACKEND_H
+#define MMGPT_BACKEND_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "status.h"
+#include "tensor.h"
+
+/* Raised with every change of this file; a library of another version is refused. */
+#define BACKEND_VERSION 1
+
+/* Keys in one page of a KvPool. */
+#define KV_PAGE_KEYS 32
+
+typedef struct Backend Backend;
+
+/* A weight matrix [N, K] in the layout that the device multiplies from. */
+typedef struct Weight
+{
+	void	   *data;
+	DataType	type;
+	int			outputs;		/* N */
+	int			inputs;			/* K */
+	size_t		bytes;			/* on the device */
+} Weight;
+
+/* Rows of a weight matrix as they lie in a file: [outputs, K], row-major, on the host. */
+typedef struct WeightPart
+{
+	const void *data;
+	DataType	type;			/* f32, f16 or bf16 */
+	int			outputs;
+} WeightPart;
+
+typedef enum Activation
+{
+	ACTIVATION_NONE,
+	ACTIVATION_QUICK_GELU,		/* x * sigmoid(1.702 x): CLIP */
+	ACTIVATION_GELU				/* x * Phi(x), the exact one (erf): resampler and gated blocks */
+} Activation;
+
+/* What happens to a product before it is stored: y = [y +] scale * activation(x W^T + bias). */
+typedef struct Epilogue
+{
+	const Tensor *bias;			/* f32 [1, N]; NULL: none */
+	Activation	activation;
+	float		scale;
+	bool		accumulate;		/* add to what y holds */
+} Epilogue;
+
+/* Store the plain product. */
+#define EPILOGUE_STORE ((Epilogue) {NULL, ACTIVATION_NONE, 1.0f, false})
+/* Add the plain product: residual connections. */
+#define EPILOGUE_ADD ((Epilogue) {NULL, ACTIVATION_NONE, 1.0f, true})
+
+/*
+ * Keys and values of attention, in pages of KV_PAGE_KEYS keys. One page number
+ * means the same place in every layer. A sequence is a list of pages: key j lies
+ * in page list[j / KV_PAGE_KEYS].
+ */
+typedef struct KvPool
+{
+	void	   *data;
+	int			layers;
+	int			pages;
+	int			heads;			/* of keys and values */
+	int			head_size;		/* D */
+	size_t		bytes;
+} KvPool;
+
+/* Which keys each row of an attention sees. */
+typedef struct AttentionPlan
+{
+	Tensor		page_lists;		/* i32 [1, ...]: the lists of all sequences, one after another */
+	Tensor		spans;			/* i32 [R, ATTENTION_SPAN_FIELDS] */
+	int			heads;			/* of the queries; a multiple of the pool's heads */
+	float		scale;			/* of the scores: D^-1/2 */
+} AttentionPlan;
+
+/* Columns of AttentionPlan.spans. */
+enum
+{
+	SPAN_LIST,					/* where the row's list begins in page_lists */
+	SPAN_FIRST,					/* first key it sees */
+	SPAN_COUNT,					/* keys it sees; 0: the result is zero */
+	SPAN_UNIFORM,				/* 1: all scores count as equal (golden README, Facts 1) */
+	ATTENTION_SPAN_FIELDS
+};
+
+/* How to choose one token from a row of logits. */
+typedef struct ChoiceRule
+{
+	int32_t		forced;			/* >= 0: no choice, only the log-probability of this token */
+	float		temperature;	/* 0: the largest logit, ties to the lowest id */
+	int			top_k;			/* 0: all */
+	float		top_p;			/* 1: all */
+	uint64_t	seed;
+	uint64_t	counter;		/* which random number of the seed's sequence */
+	const uint32_t *allowed;	/* host bits [V]: tokens that may be chosen; NULL: all */
+} ChoiceRule;
+
+typedef struct Choice
+{
+	int32_t		token;
+	float		log_probability;	/* of the token by the whole softmax, before temperature and filters; over the allowed tokens */
+} Choice;
+
+typedef struct BackendOps
+{
+	int			version;		/* BACKEND_VERSION */
+
+	/* What runs: "cpu avx512 2 threads". The text lives as long as the backend. */
+	const char *(*describe) (Backend *backend);
+	void		(*close) (Backend *backend);
+
+	/* ---- memory ---- */
+	bool		(*allocate) (Backend *backend, size_t bytes, void **address, Status *status);
+	void		(*release) (Backend *backend, void *address);
+	void		(*upload) (Backend *backend, void *to, const void *from, size_t bytes);
+	void		(*download) (Backend *backend, void *to, const void *from, size_t bytes);
+	bool		(*synchronize) (Backend *backend, Status *status);
+
+	/* Stack the parts and lay them out for products in the given format (TYPE_F32). */
+	bool		(*weight_create) (Backend *backend, const WeightPart *parts, int count, int inputs, DataType format,
+								  Weight *weight, Status *status);
+	void		(*weight_destroy) (Backend *backend, Weight *weight);
+	bool		(*kv_create) (Backend *backend, int layers, int pages, int heads, int head_size, KvPool *pool,
+							  Status *status);
+	void		(*kv_destroy) (Backend *backend, KvPool *pool);
+
+	/* ---- products ---- */
+
+	/* y [R, N] from x [R, K] and weight [N, K]. y and x do not overlap. */
+	void		(*matmul) (Backend *backend, Tensor y, Tensor x, const Weight *weight, Epilogue epilogue);
+
+	/* ---- rows ---- */
+
+	/* y [R, K] = table [V, K] at ids i32 [1, R]. */
+	void		(*embed) (Backend *backend, Tensor y, Tensor table, Tensor ids);
+	/* y [R, K] = x's rows at index i32 [1, R]. */
+	void		(*gather) (Backend *backend, Tensor y, Tensor x, Tensor index);
+	/* y = (x - mean) / sqrt(variance + epsilon) * weight + bias; weight, bias f32 [1, K]. y may be x. */
+	void		(*layer_norm) (Backend *backend, Tensor y, Tensor x, Tensor weight, Tensor bias, float epsilon);
+	/* y = x / sqrt(mean(x^2) + epsilon) * weight. y may be x. */
+	void		(*rms_norm) (Backend *backend, Tensor y, Tensor x, Tensor weight, float epsilon);
+	/* y [R, F] = silu(gate) * up, with both in gate_up [R, 2F], gate first. */
+	void		(*swiglu) (Backend *backend, Tensor y, Tensor gate_up);
+	/*
+	 * Rotate each of the heads of x [R, heads * D] in place, half-split form, by
+	 * the angles of positions i32 [1, R]; table f32 [positions, D]: D/2 cosines, D/2 sines.
+	 */
+	void		(*rotary) (Backend *backend, Tensor x, int heads, Tensor positions, Tensor table);
+
+	/* ---- attention ---- */
+
+	/* Put keys and values [R, heads * D] at slots i32 [1, R] (page * KV_PAGE_KEYS + place) of one layer. */
+	void		(*kv_write) (Backend *backend, const KvPool *pool, int layer, Tensor keys, Tensor values, Tensor slots);
+	/* y [R, heads * D] = softmax(scale q k^T) v over each row's span of one layer. */
+	void		(*attention) (Backend *backend, Tensor y, Tensor q, const KvPool *pool, int layer,
+							  const AttentionPlan *plan);
+
+	/* ---- pictures ---- */
+
+	/*
+	 * y [images * (S/P)^2, 3 P P] from pixels, one image a row: u8 [S, S, 3], which is
+	 * normalised by mean and deviation of each channel (of 0..1), or f32 [3, S, S]
+	 * already normalised. Patches row by row; inside, channel, row, column.
+	 */
+	void		(*patches) (Backend *backend, Tensor y, Tensor pixels, int image_size, int patch_size,
+							const float mean[3], const float deviation[3]);
+	/* y [images * (1 + P), W] = class token in front of each image's P embedded patches, plus positions [1 + P, W]. */
+	void		(*vision_tokens) (Backend *backend, Tensor y, Tensor patches, Tensor class_token, Tensor positions);
+
+	/* ---- the end of a step ---- */
+
+	/* One choice for each row of logits f32 [R, V] into host memory. Waits for the device. */
+	void		(*choose) (Backend *backend, Tensor logits, const ChoiceRule *rules, Choice *choices);
+} BackendOps;
+
+struct Backend
+{
+	const BackendOps *ops;
+};
+
+typedef struct CpuOptions
+{
+	int			threads;		/* 0: all cores this process may use */
+	const char *instruction_set;	/* NULL or "auto": the best; "portable", "avx2", "avx512" */
+} CpuOptions;
+
+/* Open the backend of the processor. STATUS_NOT_SUPPORTED names an instruction set that the machine lacks. */
+extern Backend *backend_open_cpu(const CpuOptions *options, Status *status);
+
+#endif

@@ -1,0 +1,129 @@
+/*
+ * backend_cpu.c - the processor as a device: memory, threads and the table of
+ * operations. Everything is done when a call returns.
+ */
+#include "cpu_backend.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+void
+cpu_run(CpuBackend *cpu, TaskFunction function, void *argument, int tasks, double work)
+{
+	if (work < SMALL_WORK)
+		for (int task = 0; task < tasks; task++)
+			function(argument, task, 0);
+	else
+		thread_pool_run(cpu->pool, function, argument, tasks);
+}
+
+static const char *
+cpu_describe(Backend *backend)
+{
+	return ((CpuBackend *) backend)->description;
+}
+
+static void
+cpu_close(Backend *backend)
+{
+	CpuBackend *cpu = (CpuBackend *) backend;
+
+	thread_pool_free(cpu->pool);
+	free(cpu->sums);
+	free(cpu);
+}
+
+static bool
+cpu_allocate(Backend *backend, size_t bytes, void **address, Status *status)
+{
+	*address = NULL;
+	if (bytes > SIZE_MAX - 64)
+		return status_out_of_memory(status, bytes);
+	bytes = (bytes + 63) & ~(size_t) 63;
+	*address = aligned_alloc(64, bytes > 0 ? bytes : 64);
+	if (*address == NULL)
+		return status_out_of_memory(status, bytes);
+	return true;
+}
+
+static void
+cpu_release(Backend *backend, void *address)
+{
+	free(address);
+}
+
+static void
+cpu_copy(Backend *backend, void *to, const void *from, size_t bytes)
+{
+	memcpy(to, from, bytes);
+}
+
+static bool
+cpu_synchronize(Backend *backend, Status *status)
+{
+	return true;
+}
+
+static const BackendOps cpu_ops = {
+	.version = BACKEND_VERSION,
+	.describe = cpu_describe,
+	.close = cpu_close,
+	.allocate = cpu_allocate,
+	.release = cpu_release,
+	.upload = cpu_copy,
+	.download = cpu_copy,
+	.synchronize = cpu_synchronize,
+	.weight_create = cpu_weight_create,
+	.weight_destroy = cpu_weight_destroy,
+	.kv_create = cpu_kv_create,
+	.kv_destroy = cpu_kv_destroy,
+	.matmul = cpu_matmul,
+	.embed = cpu_embed,
+	.gather = cpu_gather,
+	.layer_norm = cpu_layer_norm,
+	.rms_norm = cpu_rms_norm,
+	.swiglu = cpu_swiglu,
+	.rotary = cpu_rotary,
+	.kv_write = cpu_kv_write,
+	.attention = cpu_attention,
+	.patches = cpu_patches,
+	.vision_tokens = cpu_vision_tokens,
+	.choose = cpu_choose,
+};
+
+Backend *
+backend_open_cpu(const CpuOptions *options, Status *status)
+{
+	const Kernels *kernels = kernels_select(options->instruction_set, status);
+	CpuBackend *cpu;
+	size_t		sums;
+
+	if (kernels == NULL)
+		return NULL;
+	cpu = calloc(1, sizeof(CpuBackend));
+	if (cpu == NULL)
+	{
+		status_out_of_memory(status, sizeof(CpuBackend));
+		return NULL;
+	}
+	cpu->base.ops = &cpu_ops;
+	cpu->kernels = kernels;
+	cpu->pool = thread_pool_create(options->threads, status);
+	if (cpu->pool == NULL)
+	{
+		cpu_close(&cpu->base);
+		return NULL;
+	}
+	sums = (size_t) thread_pool_threads(cpu->pool) * MATMUL_ROW_BLOCK * MATMUL_MAX_PANEL * sizeof(float);
+	cpu->sums = aligned_alloc(64, sums);
+	if (cpu->sums == NULL)
+	{
+		status_out_of_memory(status, sums);
+		cpu_close(&cpu->base);
+		return NULL;
+	}
+	snprintf(cpu->description, sizeof(cpu->description), "cpu %s, %d thread%s", kernels->name,
+			 thread_pool_threads(cpu->pool), thread_pool_threads(cpu->pool) == 1 ? "" : "s");
+	return &cpu->base;
+}

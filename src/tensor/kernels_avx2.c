@@ -1,0 +1,19 @@
+/*
+ * kernels_avx2.c - the inner loops for AVX2 with FMA: eight lanes, 12 sums and 2
+ * weights of the 16 registers in a product's tile.
+ */
+#include <immintrin.h>
+
+#define LANES 8
+typedef float Vector __attribute__((vector_size(32)));
+typedef int IntVector __attribute__((vector_size(32)));
+
+#define v_fma(a, b, c) ((Vector) _mm256_fmadd_ps((__m256) (a), (__m256) (b), (__m256) (c)))
+#define v_max(a, b) ((Vector) _mm256_max_ps((__m256) (a), (__m256) (b)))
+#define v_min(a, b) ((Vector) _mm256_min_ps((__m256) (a), (__m256) (b)))
+
+#define PANEL_VECTORS 2
+#define TILE_ROWS 6
+#define KERNELS kernels_avx2
+#define KERNELS_NAME "avx2"
+#include "kernels_template.h"
