@@ -1,0 +1,163 @@
+/*
+ * model.h - a MultiModal-GPT that is open: the front of src/model.
+ *
+ * Callers see images go in and choices come out, never a tensor. A model is
+ * driven by one thread at a time. The life of an answer:
+ *
+ *	model_encode_images		pixels -> Media: the latents of each picture
+ *	sequence_open			an empty sequence that may look at a Media
+ *	model_step				computes any number of new tokens of any number of
+ *							sequences at once (a ragged batch)
+ *	model_choose			the next token of the rows whose logits were asked for
+ *	sequence_close, media_release
+ *
+ * Sequences of all users go through the same model_step; the numbers of one
+ * never depend on which others were there.
+ */
+#ifndef MMGPT_MODEL_H
+#define MMGPT_MODEL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "backend.h"
+#include "digest.h"
+#include "model_config.h"
+#include "status.h"
+
+typedef struct Model Model;
+typedef struct Media Media;			/* encoded pictures of one request */
+typedef struct Sequence Sequence;	/* tokens with their cached keys and values */
+typedef struct Adapter Adapter;		/* LoRA matrices on the device */
+
+typedef struct ModelOptions
+{
+	int			attend_previous;	/* -1: as config.json says; 0, 1: overridden */
+	int			max_step_tokens;	/* most new tokens of one model_step; 0: 512 */
+	int			max_step_logits;	/* most rows with logits of one model_step; 0: 64 */
+	int			max_images;			/* most pictures of one model_encode_images; 0: 4 */
+	size_t		cache_bytes;		/* of keys and values of all sequences; 0: enough for 32 whole contexts, at most 1 GB */
+	size_t		media_bytes;		/* of keys and values of pictures; 0: enough for 64 pictures, at most 512 MB */
+	void		(*progress) (void *argument, double fraction);	/* NULL: none; called while weights are packed */
+	void	   *argument;
+	const volatile bool *cancel;	/* set by another thread: give up loading (STATUS_CANCELLED); NULL: never */
+} ModelOptions;
+
+/*
+ * Open a model directory: config.json and *.safetensors, mapped into memory and
+ * checked tensor by tensor (STATUS_INVALID_MODEL names file and tensor). Weights
+ * are computed in format. The tokenizer is not needed here.
+ */
+extern Model *model_open(const char *directory, Backend *backend, DataType format, const ModelOptions *options,
+						 Status *status);
+extern void model_close(Model *model);
+extern const ModelConfig *model_config(const Model *model);
+
+/* SHA-256 over config.json, tokenizer.model, and of each safetensors file its header, size and samples of its data. */
+extern const char *model_digest(const Model *model);	/* 64 hexadecimal digits */
+
+typedef struct ModelDescription
+{
+	uint64_t	parameters_vision;
+	uint64_t	parameters_resampler;
+	uint64_t	parameters_cross_attention;
+	uint64_t	parameters_decoder;		/* embedding and output matrix included */
+	size_t		weight_bytes;			/* on the device */
+	size_t		cache_bytes;			/* keys and values of sequences */
+	size_t		media_bytes;
+	size_t		workspace_bytes;
+	int			cache_pages;
+	int			media_pictures;			/* that fit */
+} ModelDescription;
+
+extern void model_describe(const Model *model, ModelDescription *description);
+
+/* ---- adapters ---- */
+
+/* Read a PEFT directory (adapter_config.json, adapter_model.safetensors). */
+extern Adapter *adapter_open(Model *model, const char *directory, Status *status);
+extern void adapter_close(Model *model, Adapter *adapter);
+
+/* ---- pictures ---- */
+
+/* One picture: pixels u8 [S, S, 3], or normalised f32 [3, S, S]. Exactly one pointer is set. */
+typedef struct Picture
+{
+	const uint8_t *pixels;
+	const float *normalised;
+} Picture;
+
+/* Room for one more request's pictures? */
+extern bool media_has_room(const Model *model, int pictures);
+
+/*
+ * Encode pictures for several requests at once. Request r has counts[r] pictures, the
+ * next ones in order; adapters[r] may be NULL; medias[r] receives its Media. The sum
+ * of counts is at most max_images of the options (more: STATUS_INTERNAL). Fails with
+ * STATUS_OUT_OF_MEMORY when there is no room; then no Media was made.
+ */
+extern bool model_encode_images(Model *model, int requests, const int *counts, Adapter *const *adapters,
+								const Picture *pictures, Media **medias, Status *status);
+extern void media_release(Model *model, Media *media);
+
+/* ---- sequences ---- */
+
+/*
+ * Begin a sequence; media NULL: language only (gated blocks are skipped). The Media and the
+ * adapter must outlive it. ids of the whole prompt are given because in the "following"
+ * mode a token's image depends on the marks after it; they are copied.
+ */
+extern Sequence *sequence_open(Model *model, Media *media, Adapter *adapter, const int32_t *ids, int count,
+							   Status *status);
+extern void sequence_close(Model *model, Sequence *sequence);
+
+/* Tokens whose keys and values are cached, that is computed by model_step. */
+extern int	sequence_length(const Sequence *sequence);
+
+/* Free pages of the cache, and the pages that a sequence of this many tokens needs. */
+extern int	model_free_pages(const Model *model);
+extern int	model_pages_for(const Model *model, int tokens);
+
+/* Take now the pages that the sequence needs for this many tokens in all; false (STATUS_OUT_OF_MEMORY) leaves it as it was. */
+extern bool sequence_reserve(Model *model, Sequence *sequence, int tokens, Status *status);
+
+/* Give back pages past the first tokens (computed tokens beyond are forgotten). */
+extern void sequence_truncate(Model *model, Sequence *sequence, int tokens);
+
+/* ---- steps ---- */
+
+/* New tokens of one sequence, following those computed already. */
+typedef struct StepItem
+{
+	Sequence   *sequence;
+	const int32_t *ids;			/* [count] */
+	int			count;
+	int			logits;			/* the last `logits` of these tokens get logits, 0 .. count */
+} StepItem;
+
+/*
+ * Compute the items. Rows of logits are numbered item by item in their order.
+ * Pages must have been reserved. A token equal to the <image> mark that was not part
+ * of the prompt is refused (STATUS_INTERNAL): such a sequence has to be opened anew.
+ */
+extern bool model_step(Model *model, const StepItem *items, int count, Status *status);
+
+/* Choose a token for each of the first `rows` rows of the last step's logits. */
+extern bool model_choose(Model *model, int rows, const ChoiceRule *rules, Choice *choices, Status *status);
+
+/* Copy rows of the last step's logits to host memory f32 [rows, vocabulary]. */
+extern bool model_read_logits(Model *model, int rows, float *logits, Status *status);
+
+/* ---- looking inside ---- */
+
+/* Called with the name of a result and its values f32 [rows, columns] on the host, while it is computed. */
+typedef void (*TapFunction) (void *argument, const char *name, int rows, int columns, const float *values);
+
+/*
+ * Report "vision" (patch tokens), "latents", "hidden_00" (embedding), "hidden_01" (after layer 0) ... and
+ * "cross_01" (the cross attention of layer 1 before its gate) to the function; NULL ends it.
+ */
+extern void model_set_tap(Model *model, TapFunction function, void *argument);
+
+#endif
