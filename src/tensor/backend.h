@@ -161,6 +161,8 @@ typedef struct BackendOps
 	void		(*layer_norm) (Backend *backend, Tensor y, Tensor x, Tensor weight, Tensor bias, float epsilon);
 	/* y = x / sqrt(mean(x^2) + epsilon) * weight. y may be x. */
 	void		(*rms_norm) (Backend *backend, Tensor y, Tensor x, Tensor weight, float epsilon);
+	/* x = activation(x) in place, where something had to be added before it. */
+	void		(*activate) (Backend *backend, Tensor x, Activation activation);
 	/* y [R, F] = silu(gate) * up, with both in gate_up [R, 2F], gate first. */
 	void		(*swiglu) (Backend *backend, Tensor y, Tensor gate_up);
 	/*

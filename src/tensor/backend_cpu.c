@@ -83,6 +83,7 @@ static const BackendOps cpu_ops = {
 	.gather = cpu_gather,
 	.layer_norm = cpu_layer_norm,
 	.rms_norm = cpu_rms_norm,
+	.activate = cpu_activate,
 	.swiglu = cpu_swiglu,
 	.rotary = cpu_rotary,
 	.kv_write = cpu_kv_write,

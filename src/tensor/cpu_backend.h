@@ -54,6 +54,7 @@ extern void cpu_embed(Backend *backend, Tensor y, Tensor table, Tensor ids);
 extern void cpu_gather(Backend *backend, Tensor y, Tensor x, Tensor index);
 extern void cpu_layer_norm(Backend *backend, Tensor y, Tensor x, Tensor weight, Tensor bias, float epsilon);
 extern void cpu_rms_norm(Backend *backend, Tensor y, Tensor x, Tensor weight, float epsilon);
+extern void cpu_activate(Backend *backend, Tensor x, Activation activation);
 extern void cpu_swiglu(Backend *backend, Tensor y, Tensor gate_up);
 extern void cpu_rotary(Backend *backend, Tensor x, int heads, Tensor positions, Tensor table);
 extern void cpu_patches(Backend *backend, Tensor y, Tensor pixels, int image_size, int patch_size,

@@ -19,6 +19,7 @@ typedef struct RowJob
 	const int32_t *index;
 	float		epsilon;
 	int			heads;
+	Activation	activation;
 } RowJob;
 
 static void
@@ -96,6 +97,25 @@ cpu_rms_norm(Backend *backend, Tensor y, Tensor x, Tensor weight, float epsilon)
 	RowJob		job = {.y = y, .x = x, .weight = weight, .epsilon = epsilon};
 
 	run_rows(backend, rms_norm_row, &job, ROW_WORK);
+}
+
+static void
+activate_row(void *argument, int row, int thread)
+{
+	RowJob	   *job = argument;
+
+	if (job->activation == ACTIVATION_QUICK_GELU)
+		job->kernels->quick_gelu(job->y.columns, cpu_row(job->y, row));
+	else if (job->activation == ACTIVATION_GELU)
+		job->kernels->gelu(job->y.columns, cpu_row(job->y, row));
+}
+
+void
+cpu_activate(Backend *backend, Tensor x, Activation activation)
+{
+	RowJob		job = {.y = x, .activation = activation};
+
+	run_rows(backend, activate_row, &job, ROW_WORK);
 }
 
 static void

@@ -1,0 +1,301 @@
+/*
+ * model.c - opening and closing a model directory; see model.h.
+ *
+ * Opening goes: config.json, the tensors of the files checked and packed, then all
+ * memory that answers will need: pages for keys and values, and one workspace as large
+ * as the largest step measures.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model_internal.h"
+
+#define DEFAULT_STEP_TOKENS 512
+#define DEFAULT_STEP_LOGITS 64
+#define DEFAULT_IMAGES 4
+#define DEFAULT_CONTEXTS 32
+#define DEFAULT_PICTURES 64
+#define MAX_DEFAULT_CACHE ((size_t) 1 << 30)
+#define MAX_DEFAULT_MEDIA ((size_t) 512 << 20)
+
+static void
+apply_options(Model *model, const ModelOptions *options)
+{
+	model->options = *options;
+	if (model->options.max_step_tokens <= 0)
+		model->options.max_step_tokens = DEFAULT_STEP_TOKENS;
+	if (model->options.max_step_logits <= 0)
+		model->options.max_step_logits = DEFAULT_STEP_LOGITS;
+	if (model->options.max_images <= 0)
+		model->options.max_images = DEFAULT_IMAGES;
+	if (options->attend_previous >= 0)
+		model->config.attend_previous = options->attend_previous != 0;
+}
+
+/* Add a whole file to the digest; a missing one adds nothing, whoever needs it complains. */
+static void
+digest_file(DigestState *digest, const char *directory, const char *name)
+{
+	char		path[4096];
+	char		buffer[8192];
+	size_t		length;
+	FILE	   *file;
+
+	snprintf(path, sizeof(path), "%s/%s", directory, name);
+	file = fopen(path, "re");
+	if (file == NULL)
+		return;
+	while ((length = fread(buffer, 1, sizeof(buffer), file)) > 0)
+		digest_add(digest, buffer, length);
+	fclose(file);
+}
+
+static void
+make_digest(Model *model, const char *directory, const TensorStore *store)
+{
+	DigestState state;
+	uint8_t		digest[DIGEST_SIZE];
+
+	digest_begin(&state);
+	digest_file(&state, directory, "config.json");
+	digest_file(&state, directory, "tokenizer.model");
+	tensor_store_digest(store, &state);
+	digest_end(&state, digest);
+	digest_to_hex(digest, model->digest);
+}
+
+static bool
+load_weights(Model *model, const char *directory, DataType format, Status *status)
+{
+	LoadProgress progress = {model->options.progress, model->options.argument, model->options.cancel};
+	Arena	   *arena = arena_create();		/* of the files' names; not needed afterwards */
+	TensorStore *store;
+	bool		good = false;
+
+	if (arena == NULL)
+		return status_out_of_memory(status, 0);
+	store = tensor_store_open(directory, arena, status);
+	if (store != NULL)
+	{
+		make_digest(model, directory, store);
+		good = model_weights_load(&model->config, store, model->backend, format, &progress, model->arena,
+								  &model->weights, status);
+		tensor_store_close(store);
+	}
+	arena_free(arena);
+	return good;
+}
+
+/* Bytes of one page in all layers. */
+static size_t
+page_bytes(int layers, int heads, int head_size)
+{
+	return 2 * sizeof(float) * KV_PAGE_KEYS * (size_t) layers * (size_t) heads * (size_t) head_size;
+}
+
+/* How many pages a pool gets: what was asked for, else wanted pages within the largest default; at least one unit. */
+static int
+pool_pages(size_t bytes, size_t page, int wanted, int unit, size_t largest)
+{
+	size_t		pages = bytes > 0 ? bytes / page : (size_t) wanted;
+
+	if (bytes == 0 && pages * page > largest)
+		pages = largest / page;
+	if (pages < (size_t) unit)
+		pages = (size_t) unit;
+	return pages > 1000000 ? 1000000 : (int) pages;
+}
+
+static bool
+create_pools(Model *model, Status *status)
+{
+	const BackendOps *ops = model->backend->ops;
+	const ModelConfig *config = &model->config;
+	const DecoderConfig *decoder = &config->decoder;
+	const CrossAttentionConfig *cross = &config->cross_attention;
+	const ResamplerConfig *resampler = &config->resampler;
+	int			context = pages_for_keys(decoder->context);
+	int			picture = pages_for_keys(resampler->latents);
+	int			images = model->options.max_images;
+	int			blocks = model->weights.gated_blocks > 0 ? model->weights.gated_blocks : 1;
+	int			tokens = 1 + vision_patches(&config->vision);
+	int			cache_pages = pool_pages(model->options.cache_bytes,
+										 page_bytes(decoder->layers, decoder->kv_heads, decoder->head_size),
+										 DEFAULT_CONTEXTS * context, context, MAX_DEFAULT_CACHE);
+	int			media_pages = pool_pages(model->options.media_bytes,
+										 page_bytes(blocks, cross->heads, cross->head_size),
+										 DEFAULT_PICTURES * picture, images * picture, MAX_DEFAULT_MEDIA);
+
+	return pages_begin(&model->cache_pages, cache_pages, model->arena, status) &&
+		pages_begin(&model->media_pages, media_pages, model->arena, status) &&
+		ops->kv_create(model->backend, decoder->layers, cache_pages, decoder->kv_heads, decoder->head_size,
+					   &model->cache, status) &&
+		ops->kv_create(model->backend, blocks, media_pages, cross->heads, cross->head_size, &model->media, status) &&
+		ops->kv_create(model->backend, 1, images * group_pages(tokens), config->vision.heads,
+					   config->vision.width / config->vision.heads, &model->vision_scratch, status) &&
+		ops->kv_create(model->backend, 1, images * group_pages(tokens - 1 + resampler->latents), resampler->heads,
+					   resampler->head_size, &model->resampler_scratch, status);
+}
+
+/* The workspace, and host memory for the integers of a step. */
+static bool
+create_workspace(Model *model, Status *status)
+{
+	Workspace	measure = {0};
+	int			images = model->options.max_images;
+	int			rows = model->options.max_step_tokens;
+	size_t		media = media_workspace_size(&model->config, images);
+	size_t		image_rows = (size_t) images * (size_t) (1 + vision_patches(&model->config.vision) +
+														 model->config.resampler.latents);
+	size_t		staged = (image_rows > (size_t) rows ? image_rows : (size_t) rows) * ATTENTION_SPAN_FIELDS +
+		(size_t) model->cache_pages.total + (size_t) model->media_pages.total +
+		(size_t) model->options.max_step_logits;
+	size_t		runs = (size_t) (rows > images ? rows : images);
+
+	decoder_take_tensors(&measure, model, rows, rows, model->options.max_step_logits);
+	model->workspace.size = measure.peak > media ? measure.peak : media;
+	model->staging = arena_take_array(model->arena, staged, sizeof(int32_t));
+	model->runs = arena_take_array(model->arena, runs, sizeof(AdapterRun));
+	if (model->staging == NULL || model->runs == NULL)
+		return status_out_of_memory(status, staged * sizeof(int32_t));
+	return model->backend->ops->allocate(model->backend, model->workspace.size, (void **) &model->workspace.base,
+										 status);
+}
+
+Model *
+model_open(const char *directory, Backend *backend, DataType format, const ModelOptions *options, Status *status)
+{
+	Arena	   *arena = arena_create();
+	Model	   *model = arena == NULL ? NULL : arena_take(arena, sizeof(Model));
+
+	if (model == NULL)
+	{
+		arena_free(arena);
+		status_out_of_memory(status, sizeof(Model));
+		return NULL;
+	}
+	model->arena = arena;
+	model->backend = backend;
+	if (model_config_read(directory, arena, &model->config, status))
+	{
+		apply_options(model, options);
+		if (load_weights(model, directory, format, status) && create_pools(model, status) &&
+			create_workspace(model, status))
+			return model;
+	}
+	model_close(model);
+	return NULL;
+}
+
+void
+model_close(Model *model)
+{
+	const BackendOps *ops;
+
+	if (model == NULL)
+		return;
+	ops = model->backend->ops;
+	model_weights_free(&model->weights, model->backend);
+	ops->kv_destroy(model->backend, &model->cache);
+	ops->kv_destroy(model->backend, &model->media);
+	ops->kv_destroy(model->backend, &model->vision_scratch);
+	ops->kv_destroy(model->backend, &model->resampler_scratch);
+	ops->release(model->backend, model->workspace.base);
+	free(model->tap_values);
+	arena_free(model->arena);
+}
+
+const ModelConfig *
+model_config(const Model *model)
+{
+	return &model->config;
+}
+
+const char *
+model_digest(const Model *model)
+{
+	return model->digest;
+}
+
+/* Parameters of a feed-forward with its norm. */
+static uint64_t
+feed_forward_parameters(uint64_t width, uint64_t mlp)
+{
+	return 2 * width * mlp + 2 * width;
+}
+
+static void
+count_parameters(const ModelConfig *config, int blocks, ModelDescription *description)
+{
+	uint64_t	width = (uint64_t) config->vision.width;
+	uint64_t	patch = (uint64_t) config->vision.patch_size;
+	uint64_t	hidden = (uint64_t) config->decoder.hidden;
+	uint64_t	inner = (uint64_t) config->resampler.heads * (uint64_t) config->resampler.head_size;
+	uint64_t	cross = (uint64_t) config->cross_attention.heads * (uint64_t) config->cross_attention.head_size;
+	uint64_t	q = (uint64_t) config->decoder.heads * (uint64_t) config->decoder.head_size;
+	uint64_t	kv = (uint64_t) config->decoder.kv_heads * (uint64_t) config->decoder.head_size;
+
+	description->parameters_vision = width * 3 * patch * patch +
+		width * (uint64_t) (2 + vision_patches(&config->vision)) + 4 * width + width * (uint64_t) config->vision.output_dim +
+		(uint64_t) config->vision.layers * (4 * width * width + 4 * width + 2 * width * (uint64_t) config->vision.mlp +
+											(uint64_t) config->vision.mlp + width + 4 * width);
+	description->parameters_resampler = (uint64_t) config->resampler.latents * width + 2 * width +
+		(uint64_t) config->resampler.depth * (4 * width + 4 * inner * width +
+											  feed_forward_parameters(width, (uint64_t) config->resampler.mlp));
+	description->parameters_cross_attention = (uint64_t) blocks *
+		(2 * hidden + 2 * cross * hidden + 2 * cross * width + 2 +
+		 feed_forward_parameters(hidden, (uint64_t) config->cross_attention.mlp));
+	description->parameters_decoder = 2 * (uint64_t) config->decoder.vocabulary * hidden + hidden +
+		(uint64_t) config->decoder.layers * (2 * hidden + 2 * q * hidden + 2 * kv * hidden +
+											 3 * hidden * (uint64_t) config->decoder.mlp);
+}
+
+void
+model_describe(const Model *model, ModelDescription *description)
+{
+	memset(description, 0, sizeof(*description));
+	count_parameters(&model->config, model->weights.gated_blocks, description);
+	description->weight_bytes = model->weights.bytes;
+	description->cache_bytes = model->cache.bytes;
+	description->media_bytes = model->media.bytes;
+	description->workspace_bytes = model->workspace.size;
+	description->cache_pages = model->cache_pages.total;
+	description->media_pictures = model->media_pages.total / pages_for_keys(model->config.resampler.latents);
+}
+
+void
+model_set_tap(Model *model, TapFunction function, void *argument)
+{
+	model->tap = function;
+	model->tap_argument = argument;
+}
+
+void
+model_tap(Model *model, const char *name, int number, Tensor tensor)
+{
+	size_t		row = (size_t) tensor.columns * sizeof(float);
+	size_t		size = (size_t) tensor.rows * row;
+	char		text[32];
+
+	if (model->tap == NULL)
+		return;
+	if (size > model->tap_size)
+	{
+		float	   *grown = realloc(model->tap_values, size);
+
+		if (grown == NULL)
+			return;
+		model->tap_values = grown;
+		model->tap_size = size;
+	}
+	for (int r = 0; r < tensor.rows; r++)
+		model->backend->ops->download(model->backend, model->tap_values + (size_t) r * (size_t) tensor.columns,
+									  tensor_row_range(tensor, r, 1).data, row);
+	if (number >= 0)
+		snprintf(text, sizeof(text), "%.16s%02d", name, number);
+	else
+		snprintf(text, sizeof(text), "%.31s", name);
+	model->tap(model->tap_argument, text, tensor.rows, tensor.columns, model->tap_values);
+}

@@ -1,0 +1,62 @@
+/*
+ * safetensors.h - the tensors of a directory's *.safetensors files, mapped into
+ * memory and checked.
+ *
+ * A file is 8 bytes with the length of its header, the header (JSON: name -> type,
+ * shape, byte range) and the data. Nothing of it is trusted: every range must lie in
+ * the file and have exactly the size that type and shape ask for.
+ */
+#ifndef MMGPT_SAFETENSORS_H
+#define MMGPT_SAFETENSORS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "arena.h"
+#include "digest.h"
+#include "status.h"
+#include "tensor.h"
+
+#define SAFETENSORS_MAX_DIMENSIONS 4
+
+typedef struct StoredTensor
+{
+	const char *name;			/* without "lang_encoder.", "base_model.model.", "decoder_layer." and ".default" */
+	const char *stored_name;	/* as in the file */
+	const char *file;			/* path, for messages */
+	DataType	type;			/* f32, f16 or bf16 */
+	int			dimensions;
+	int			shape[SAFETENSORS_MAX_DIMENSIONS];
+	const void *data;			/* in the mapping */
+	size_t		bytes;
+	bool		used;			/* asked for by tensor_store_find */
+} StoredTensor;
+
+typedef struct TensorStore TensorStore;
+
+/*
+ * Map all *.safetensors files of a directory, in the order of their names.
+ * STATUS_INVALID_MODEL names file and tensor. The arena holds the store; unmap
+ * with tensor_store_close.
+ */
+extern TensorStore *tensor_store_open(const char *directory, Arena *arena, Status *status);
+extern void tensor_store_close(TensorStore *store);
+
+/* The tensor of this name, marked as used; NULL if there is none. */
+extern StoredTensor *tensor_store_find(TensorStore *store, const char *name);
+
+/* The first tensor that nobody asked for; NULL when all were used. */
+extern const StoredTensor *tensor_store_unused(const TensorStore *store);
+
+/* All tensors, for walking. */
+extern int	tensor_store_count(const TensorStore *store);
+extern StoredTensor *tensor_store_at(TensorStore *store, int i);
+
+/* Bytes of all tensors. */
+extern size_t tensor_store_bytes(const TensorStore *store);
+
+/* Add what identifies the files to a digest: header, size and samples of the data. */
+extern void tensor_store_digest(const TensorStore *store, DigestState *digest);
+
+#endif

@@ -1,0 +1,130 @@
+/*
+ * sequence.c - the tokens of one dialogue, the pages of their keys and values, and the
+ * picture that each token attends to.
+ *
+ * The rule (golden README, Facts 1): a token's picture is the number of <image> marks
+ * up to and including it. In the "following" mode, which MultiModal-GPT was trained
+ * with, other tokens than marks take the next picture, or none if no mark follows.
+ * Tokens generated after the prompt come after all marks: the last picture in the
+ * "preceding" mode, none in the "following" one.
+ */
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model_internal.h"
+
+/* Fill in sequence->pictures from the ids of the prompt. */
+static void
+assign_pictures(Sequence *sequence, const ModelConfig *config, bool preceding)
+{
+	int			seen = 0;
+
+	sequence->marks = 0;
+	for (int i = 0; i < sequence->prompt; i++)
+		sequence->marks += sequence->ids[i] == config->image;
+	for (int i = 0; i < sequence->prompt; i++)
+	{
+		bool		mark = sequence->ids[i] == config->image;
+		int			picture;
+
+		seen += mark;
+		picture = preceding || mark ? seen : seen + 1;
+		sequence->pictures[i] = picture <= sequence->marks ? picture : 0;
+	}
+}
+
+static bool
+check_ids(const ModelConfig *config, const int32_t *ids, int count, Status *status)
+{
+	if (count < 1)
+		return status_set(status, STATUS_INVALID_ARGUMENT, "a sequence needs at least one token");
+	if (count > config->decoder.context)
+	{
+		status_set(status, STATUS_PROMPT_TOO_LONG, "prompt of %d tokens is longer than the model's context of %d",
+				   count, config->decoder.context);
+		return status_hint(status, "Shorten the prompt, the history or the input.");
+	}
+	for (int i = 0; i < count; i++)
+		if (ids[i] < 0 || ids[i] >= config->decoder.vocabulary)
+			return status_set(status, STATUS_INVALID_ARGUMENT, "token id %d is outside of the vocabulary of %d",
+							  ids[i], config->decoder.vocabulary);
+	return true;
+}
+
+Sequence *
+sequence_open(Model *model, Media *media, Adapter *adapter, const int32_t *ids, int count, Status *status)
+{
+	int			capacity = pages_for_keys(model->config.decoder.context);
+	Sequence   *sequence;
+	size_t		bytes;
+
+	if (!check_ids(&model->config, ids, count, status))
+		return NULL;
+	bytes = sizeof(Sequence) + ((size_t) capacity + 2 * (size_t) count) * sizeof(int32_t);
+	sequence = calloc(1, bytes);
+	if (sequence == NULL)
+	{
+		status_out_of_memory(status, bytes);
+		return NULL;
+	}
+	sequence->media = media;
+	sequence->adapter = adapter;
+	sequence->pages.pages = (int32_t *) (sequence + 1);
+	sequence->pages.capacity = capacity;
+	sequence->ids = sequence->pages.pages + capacity;
+	sequence->pictures = sequence->ids + count;
+	sequence->prompt = count;
+	memcpy(sequence->ids, ids, (size_t) count * sizeof(int32_t));
+	assign_pictures(sequence, &model->config, model->config.attend_previous);
+	return sequence;
+}
+
+void
+sequence_close(Model *model, Sequence *sequence)
+{
+	if (sequence == NULL)
+		return;
+	pages_give_back(&model->cache_pages, &sequence->pages, 0);
+	free(sequence);
+}
+
+int
+sequence_length(const Sequence *sequence)
+{
+	return sequence->length;
+}
+
+int
+model_free_pages(const Model *model)
+{
+	return model->cache_pages.free_count;
+}
+
+int
+model_pages_for(const Model *model, int tokens)
+{
+	return pages_for_keys(tokens);
+}
+
+bool
+sequence_reserve(Model *model, Sequence *sequence, int tokens, Status *status)
+{
+	if (tokens > model->config.decoder.context)
+		return status_set(status, STATUS_PROMPT_TOO_LONG, "%d tokens are more than the model's context of %d", tokens,
+						  model->config.decoder.context);
+	if (pages_take(&model->cache_pages, &sequence->pages, pages_for_keys(tokens)))
+		return true;
+	status_set(status, STATUS_OUT_OF_MEMORY, "no room for the keys and values of %d tokens", tokens);
+	return status_detail(status, "%d pages of %d tokens are needed and %d of %d are free.",
+						 pages_for_keys(tokens) - sequence->pages.count, KV_PAGE_KEYS,
+						 model->cache_pages.free_count, model->cache_pages.total);
+}
+
+void
+sequence_truncate(Model *model, Sequence *sequence, int tokens)
+{
+	if (sequence->length > tokens)
+		sequence->length = tokens;
+	pages_give_back(&model->cache_pages, &sequence->pages, pages_for_keys(tokens));
+}
