@@ -185,7 +185,7 @@ adapter_open(Model *model, const char *directory, Status *status)
 		return NULL;
 	}
 	good = read_adapter_config(adapter, directory, status);
-	store = good ? tensor_store_open(directory, arena, status) : NULL;
+	store = good ? tensor_store_open(directory, "adapter_model.safetensors", arena, status) : NULL;
 	good = store != NULL && load_pairs(model, adapter, store, status);
 	tensor_store_close(store);
 	if (good)

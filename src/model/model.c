@@ -76,7 +76,7 @@ load_weights(Model *model, const char *directory, DataType format, Status *statu
 
 	if (arena == NULL)
 		return status_out_of_memory(status, 0);
-	store = tensor_store_open(directory, arena, status);
+	store = tensor_store_open(directory, "model.safetensors", arena, status);
 	if (store != NULL)
 	{
 		make_digest(model, directory, store);

@@ -291,27 +291,27 @@ sort_tensors(TensorStore *store, Status *status)
 	return true;
 }
 
-TensorStore *
-tensor_store_open(const char *directory, Arena *arena, Status *status)
+static bool
+file_exists(const char *directory, const char *name)
 {
-	TensorStore *store = arena_take(arena, sizeof(TensorStore));
+	char		path[PATH_MAX];
+
+	snprintf(path, sizeof(path), "%s/%s", directory, name);
+	return access(path, F_OK) == 0;
+}
+
+/* Add all *.safetensors files of the directory. */
+static bool
+add_all_files(TensorStore *store, const char *directory, Status *status)
+{
 	struct dirent **names = NULL;
 	MappedFile *last = NULL;
-	int			files;
+	int			files = scandir(directory, &names, is_safetensors, alphasort);
 	bool		good = true;
 
-	if (store == NULL)
-	{
-		status_out_of_memory(status, sizeof(TensorStore));
-		return NULL;
-	}
-	store->arena = arena;
-	files = scandir(directory, &names, is_safetensors, alphasort);
 	if (files < 0)
-	{
-		status_set(status, STATUS_INVALID_MODEL, "could not open directory \"%s\": %s", directory, strerror(errno));
-		return NULL;
-	}
+		return status_set(status, STATUS_INVALID_MODEL, "could not open directory \"%s\": %s", directory,
+						  strerror(errno));
 	if (files == 0 || files > MAX_FILES)
 		good = status_set(status, STATUS_INVALID_MODEL, "directory \"%s\" holds %s*.safetensors file", directory,
 						  files == 0 ? "no " : "too many ");
@@ -321,6 +321,26 @@ tensor_store_open(const char *directory, Arena *arena, Status *status)
 		free(names[i]);
 	}
 	free(names);
+	return good;
+}
+
+TensorStore *
+tensor_store_open(const char *directory, const char *single, Arena *arena, Status *status)
+{
+	TensorStore *store = arena_take(arena, sizeof(TensorStore));
+	MappedFile *last = NULL;
+	bool		good;
+
+	if (store == NULL)
+	{
+		status_out_of_memory(status, sizeof(TensorStore));
+		return NULL;
+	}
+	store->arena = arena;
+	if (file_exists(directory, single))
+		good = add_file(store, &last, directory, single, status);
+	else
+		good = add_all_files(store, directory, status);
 	if (good && sort_tensors(store, status))
 		return store;
 	tensor_store_close(store);

@@ -36,11 +36,12 @@ typedef struct StoredTensor
 typedef struct TensorStore TensorStore;
 
 /*
- * Map all *.safetensors files of a directory, in the order of their names.
- * STATUS_INVALID_MODEL names file and tensor. The arena holds the store; unmap
- * with tensor_store_close.
+ * Map the file `single` of a directory if it is there, as Hugging Face's loaders do with
+ * model.safetensors, and otherwise all its *.safetensors files in the order of
+ * their names. STATUS_INVALID_MODEL names file and tensor. The arena holds the store;
+ * unmap with tensor_store_close.
  */
-extern TensorStore *tensor_store_open(const char *directory, Arena *arena, Status *status);
+extern TensorStore *tensor_store_open(const char *directory, const char *single, Arena *arena, Status *status);
 extern void tensor_store_close(TensorStore *store);
 
 /* The tensor of this name, marked as used; NULL if there is none. */
