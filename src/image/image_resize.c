@@ -13,6 +13,9 @@
 #include <limits.h>
 #include <math.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #include "image_internal.h"
 
@@ -24,7 +27,9 @@
 /* Half the width of the cubic, in output pixels. */
 #define CUBIC_SUPPORT 2.0
 /* Taps are padded with zeros to a multiple of this. */
-#define TAP_BLOCK 16
+#define TAP_BLOCK 8
+/* Half a unit of the result. */
+#define ROUND_UP (1 << (PRECISION_BITS - 1))
 
 /* Where an output pixel looks, and how much of each input pixel it takes. */
 typedef struct Axis
@@ -184,50 +189,100 @@ clip_to_byte(int32_t sum)
 	return (uint8_t) (value < 0 ? 0 : value > 255 ? 255 : value);
 }
 
-/*
- * Sums may wrap around on the way where a picture shrinks more than a thousandfold; their
- * end fits, so wrapping has to be the rule.
- */
-#if defined(__x86_64__)
-#define FAST_LOOP __attribute__((optimize("O3", "wrapv"), target_clones("avx2", "default")))
-#else
-#define FAST_LOOP __attribute__((optimize("O3", "wrapv")))
-#endif
-
-/* One channel of a row: sums of 16-bit products, upper and lower parts of the weights apart. */
-FAST_LOOP static void
-resize_plane(const Axis *axis, const int16_t *plane, uint8_t *out)
+#if defined(__SSE2__)
+/* Sum of the four lanes of each of high * 2^11 + low, for one channel. */
+static inline int32_t
+join_sums(__m128i high, __m128i low)
 {
-	int			taps = axis->taps;
+	__m128i		sum = _mm_add_epi32(_mm_slli_epi32(high, LOW_BITS), low);
 
-	for (int i = 0; i < axis->outputs; i++)
-	{
-		const int16_t *in = plane + axis->start[i] - axis->first;
-		const int16_t *high = axis->high + (size_t) i * (size_t) taps;
-		const int16_t *low = axis->low + (size_t) i * (size_t) taps;
-		int32_t		sum_high = 0;
-		int32_t		sum_low = 0;
-
-		for (int t = 0; t < taps; t += TAP_BLOCK)
-			for (int j = 0; j < TAP_BLOCK; j++)
-			{
-				sum_high += (int32_t) in[t + j] * high[t + j];
-				sum_low += (int32_t) in[t + j] * low[t + j];
-			}
-		out[3 * i] = clip_to_byte((1 << (PRECISION_BITS - 1)) + sum_high * (1 << LOW_BITS) + sum_low);
-	}
+	sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, _MM_SHUFFLE(1, 0, 3, 2)));
+	sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, _MM_SHUFFLE(2, 3, 0, 1)));
+	return _mm_cvtsi128_si32(sum);
 }
 
-/* Spread the needed columns of a row over three planes. */
-FAST_LOOP static void
-split_planes(const uint8_t *rgb, int count, int16_t *red, int16_t *green, int16_t *blue)
+/* One output pixel: eight taps at a time; sums wrap modulo 2^32, and their end fits. */
+static inline void
+resize_pixel(const int16_t *in, int plane, const int16_t *high, const int16_t *low, int taps, uint8_t *out)
 {
-	for (int i = 0; i < count; i++)
+	__m128i		sum_high[3] = {_mm_setzero_si128(), _mm_setzero_si128(), _mm_setzero_si128()};
+	__m128i		sum_low[3] = {_mm_setzero_si128(), _mm_setzero_si128(), _mm_setzero_si128()};
+
+	for (int t = 0; t < taps; t += TAP_BLOCK)
 	{
-		red[i] = rgb[3 * i];
-		green[i] = rgb[3 * i + 1];
-		blue[i] = rgb[3 * i + 2];
+		__m128i		weight_high = _mm_loadu_si128((const __m128i *) (high + t));
+		__m128i		weight_low = _mm_loadu_si128((const __m128i *) (low + t));
+
+		for (int channel = 0; channel < 3; channel++)
+		{
+			__m128i		values = _mm_loadu_si128((const __m128i *) (in + channel * plane + t));
+
+			sum_high[channel] = _mm_add_epi32(sum_high[channel], _mm_madd_epi16(values, weight_high));
+			sum_low[channel] = _mm_add_epi32(sum_low[channel], _mm_madd_epi16(values, weight_low));
+		}
 	}
+	for (int channel = 0; channel < 3; channel++)
+		out[channel] = clip_to_byte(ROUND_UP + join_sums(sum_high[channel], sum_low[channel]));
+}
+#else
+/* One output pixel; sums wrap modulo 2^32, and their end fits. */
+static inline void
+resize_pixel(const int16_t *in, int plane, const int16_t *high, const int16_t *low, int taps, uint8_t *out)
+{
+	for (int channel = 0; channel < 3; channel++)
+	{
+		uint32_t	sum = ROUND_UP;
+
+		for (int t = 0; t < taps; t++)
+			sum += (uint32_t) in[channel * plane + t] * ((uint32_t) high[t] * (1u << LOW_BITS) + (uint32_t) low[t]);
+		out[channel] = clip_to_byte((int32_t) sum);
+	}
+}
+#endif
+
+/* Spread pixels from i on over three planes. */
+static void
+split_rest(const uint8_t *rgb, int i, int count, int16_t *planes, int plane)
+{
+	for (; i < count; i++)
+		for (int channel = 0; channel < 3; channel++)
+			planes[channel * plane + i] = rgb[3 * i + channel];
+}
+
+#if defined(__x86_64__)
+/* Four pixels a turn; reads up to four bytes past them, so the last two pixels are left to the plain loop. */
+__attribute__((target("ssse3"))) static void
+split_planes_ssse3(const uint8_t *rgb, int count, int16_t *planes, int plane)
+{
+	const __m128i red_green = _mm_setr_epi8(0, -1, 3, -1, 6, -1, 9, -1, 1, -1, 4, -1, 7, -1, 10, -1);
+	const __m128i blue = _mm_setr_epi8(2, -1, 5, -1, 8, -1, 11, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+	int			i = 0;
+
+	for (; i + 6 <= count; i += 4)
+	{
+		__m128i		bytes = _mm_loadu_si128((const __m128i *) (rgb + 3 * i));
+		__m128i		values = _mm_shuffle_epi8(bytes, red_green);
+
+		_mm_storel_epi64((__m128i *) (planes + i), values);
+		_mm_storel_epi64((__m128i *) (planes + plane + i), _mm_unpackhi_epi64(values, values));
+		_mm_storel_epi64((__m128i *) (planes + 2 * plane + i), _mm_shuffle_epi8(bytes, blue));
+	}
+	split_rest(rgb, i, count, planes, plane);
+}
+#endif
+
+/* Spread the needed columns of a row over three planes of 16-bit numbers. */
+static void
+split_planes(const uint8_t *rgb, int count, int16_t *planes, int plane)
+{
+#if defined(__x86_64__)
+	if (__builtin_cpu_supports("ssse3"))
+	{
+		split_planes_ssse3(rgb, count, planes, plane);
+		return;
+	}
+#endif
+	split_rest(rgb, 0, count, planes, plane);
 }
 
 void
@@ -241,12 +296,14 @@ resizer_take_row(Resizer *resizer, int y, const uint8_t *rgb)
 	if (y < resizer->vertical.first || y >= resizer->vertical.end)
 		return;
 	kept = resizer->kept + (size_t) (y - resizer->vertical.first) * (size_t) resizer->size * 3;
-	split_planes(rgb + 3 * axis->first, axis->end - axis->first, planes, planes + plane, planes + 2 * plane);
-	for (int channel = 0; channel < 3; channel++)
-		resize_plane(axis, planes + channel * plane, kept + channel);
+	split_planes(rgb + 3 * axis->first, axis->end - axis->first, planes, plane);
+	for (int i = 0; i < axis->outputs; i++)
+		resize_pixel(planes + axis->start[i] - axis->first, plane, axis->high + (size_t) i * (size_t) axis->taps,
+					 axis->low + (size_t) i * (size_t) axis->taps, axis->taps, kept + 3 * i);
 }
 
-FAST_LOOP static void
+/* The compiler turns this into vector code; O2 alone would not. */
+__attribute__((optimize("O3"))) static void
 add_row(int32_t *sums, const uint8_t *row, int32_t weight, int count)
 {
 	for (int i = 0; i < count; i++)
@@ -262,7 +319,7 @@ resizer_finish(Resizer *resizer, uint8_t *pixels)
 	for (int i = 0; i < axis->outputs; i++)
 	{
 		for (int x = 0; x < width; x++)
-			resizer->sums[x] = 1 << (PRECISION_BITS - 1);
+			resizer->sums[x] = ROUND_UP;
 		for (int t = 0; t < axis->count[i]; t++)
 			add_row(resizer->sums, resizer->kept + (size_t) (axis->start[i] - axis->first + t) * (size_t) width,
 					axis->weights[(size_t) i * (size_t) axis->taps + (size_t) t], width);
