@@ -39,7 +39,7 @@ extern const PromptTemplate prompt_template_default;
 typedef struct DialogueRound
 {
 	TextPart	prompt;
-	TextPart	input;			/* absent: no "### Input:" block; only in the first round */
+	TextPart	input;			/* absent (NULL): no "### Input:" block; only in the first round */
 	TextPart	response;
 } DialogueRound;
 
@@ -54,30 +54,38 @@ typedef struct Dialogue
  * Append the token ids of the dialogue up to and including "### Response:\n" of
  * its last round; BOS in front.
  */
-extern bool prompt_encode(const Tokenizer *tokenizer, const PromptTemplate *prompt_template, const Dialogue *dialogue,
-						  TokenList *ids, Status *status);
+extern bool prompt_encode(const Tokenizer *tokenizer, const PromptTemplate *prompt_template,
+						  const Dialogue *dialogue, TokenList *ids, Status *status);
 
 /*
  * Append the ids that text has when it stands as the answer to the dialogue,
  * that is what is added to prompt_encode's ids when the response begins with text. For
- * scoring. STATUS_INTERNAL when the prompt's own ids would change.
+ * scoring. STATUS_INTERNAL when the prompt's own ids would change; with LLaMA's
+ * vocabularies they never do, as the line feed at the joint is a byte piece.
  */
 extern bool prompt_encode_answer(const Tokenizer *tokenizer, const PromptTemplate *prompt_template,
-								 const Dialogue *dialogue, TextPart text, TokenList *ids, Status *status);
+								 const Dialogue *dialogue, TextPart text, TokenList *ids,
+								 Status *status);
 
 /*
  * Read history (JSON text: [{"role":"user"|"assistant","content":text}, ...],
  * alternating, first user, last assistant; NULL or length 0: none) and append the
- * prompt as the last round. Errors name the element ("history element 3 ...").
+ * prompt as the last round. input and image belong to the first round. Errors name
+ * the element, from 1 ("history element 3 ..."): STATUS_INVALID_JSON, or
+ * STATUS_INVALID_TEXT for a history that is not UTF-8. prompt and input are not
+ * copied, and must live as long as the dialogue.
  */
-extern bool dialogue_read(const char *history, size_t history_length, TextPart prompt, TextPart input, bool has_image,
-						  Arena *arena, Dialogue *dialogue, Status *status);
+extern bool dialogue_read(const char *history, size_t history_length, TextPart prompt,
+						  TextPart input, bool has_image, Arena *arena, Dialogue *dialogue,
+						  Status *status);
 
 /*
  * The history with the last round's prompt and answer appended, as JSON text in the
- * arena: what mmgpt_chat_turn returns.
+ * arena: what mmgpt_chat_turn returns. Broken bytes and U+0000 become U+FFFD, so
+ * that the text is always valid jsonb. A NUL follows that is not counted in *length.
  */
-extern char *dialogue_write(const Dialogue *dialogue, TextPart answer, Arena *arena, size_t *length, Status *status);
+extern char *dialogue_write(const Dialogue *dialogue, TextPart answer, Arena *arena,
+							size_t *length, Status *status);
 
 /*
  * Where an answer has to end because the model began a new block: the offset of
@@ -89,6 +97,7 @@ extern size_t answer_find_stop(const char *text, size_t length);
 /*
  * The first number in an answer: digits, or a word from no, zero, one ... twenty
  * (a whole word, any case). False if there is none or it exceeds 2147483647.
+ * answer.c says what "1,000", "3.5" or "twenty-one" give.
  */
 extern bool answer_find_number(const char *text, size_t length, int *number);
 

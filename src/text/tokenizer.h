@@ -17,6 +17,11 @@
 #include "arena.h"
 #include "status.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Ids of the special tokens, from config.json's special_ids. */
 typedef struct SpecialTokens
 {
 	int			unk;
@@ -41,15 +46,18 @@ typedef struct TokenList
 /* Make a list empty. */
 extern void token_list_begin(TokenList *list, Arena *arena);
 
-/* Append one id; false when memory is out. */
+/* Append one id; false (STATUS_OUT_OF_MEMORY) when there is no room for more. */
 extern bool token_list_add(TokenList *list, int32_t id, Status *status);
 
 /*
  * Open tokenizer.model. base_vocabulary is the number of pieces that the model's
  * config.json promises; STATUS_INVALID_MODEL names the file when it differs or
- * can't be read.
+ * can't be read, or when the special tokens are not where special says.
  */
-extern Tokenizer *tokenizer_open(const char *path, const SpecialTokens *special, int base_vocabulary, Status *status);
+extern Tokenizer *tokenizer_open(const char *path, const SpecialTokens *special,
+								 int base_vocabulary, Status *status);
+
+/* Free a tokenizer. NULL is allowed. */
 extern void tokenizer_close(Tokenizer *tokenizer);
 
 /*
@@ -68,26 +76,40 @@ extern bool tokenizer_encode_plain(const Tokenizer *tokenizer, const char *text,
 extern bool tokenizer_encode_special(const Tokenizer *tokenizer, const char *text, size_t length,
 									 TokenList *ids, Status *status);
 
-/* Length of text after Python's str.strip() would have taken white space away, and its start. */
-extern const char *tokenizer_strip(const char *text, size_t length, bool left, bool right, size_t *stripped_length);
+/*
+ * The part of text that Python's str.strip() leaves (lstrip with left alone, rstrip
+ * with right alone): returns its start and sets its length. Text must be UTF-8.
+ */
+extern const char *tokenizer_strip(const char *text, size_t length, bool left, bool right,
+								   size_t *stripped_length);
 
 /*
  * The text of ids, special tokens dropped, then one SentencePiece decode:
  * one leading space is gone, each byte of an invalid UTF-8 sequence is one U+FFFD.
- * The result lies in the arena, with a NUL that is not counted in *length.
+ * The result lies in the arena, with a NUL that is not counted in *length; it may
+ * hold U+0000. An id that is in no vocabulary is STATUS_INVALID_ARGUMENT.
  */
 extern char *tokenizer_decode(const Tokenizer *tokenizer, const int32_t *ids, int count, Arena *arena,
 							  size_t *length, Status *status);
 
-/* The text of one piece as SentencePiece spells it (U+2581 for a space, <0x0A> for a byte), for constraints. */
+/*
+ * The text of one piece as SentencePiece spells it (U+2581 for a space, <0x0A> for a
+ * byte), for constraints; added tokens as their marks. NULL for an id that is in
+ * no vocabulary. Lives as long as the tokenizer.
+ */
 extern const char *tokenizer_piece(const Tokenizer *tokenizer, int32_t id);
 
 /* True for ids that stand for no text: unk, bos, eos and the three added ones. */
 extern bool tokenizer_is_special(const Tokenizer *tokenizer, int32_t id);
 
+/* The ids given to tokenizer_open. */
 extern const SpecialTokens *tokenizer_special(const Tokenizer *tokenizer);
 
 /* Pieces of the base vocabulary. */
 extern int tokenizer_base_vocabulary(const Tokenizer *tokenizer);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

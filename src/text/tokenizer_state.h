@@ -1,0 +1,31 @@
+/*
+ * tokenizer_state.h - what the files tokenizer_*.c share and nobody else sees.
+ */
+#ifndef MMGPT_TOKENIZER_STATE_H
+#define MMGPT_TOKENIZER_STATE_H
+
+#include "sentencepiece_shim.h"
+#include "tokenizer.h"
+
+#define TOKENIZER_MARKS 6
+
+/* How a special token is written, and what white space beside it means. */
+typedef struct SpecialMark
+{
+	const char *spelling;
+	int32_t		id;
+	bool		strips;			/* white space beside it vanishes (all but <unk>) */
+} SpecialMark;
+
+struct Tokenizer
+{
+	SentencePieceModel *model;
+	SpecialTokens special;
+	SpecialMark marks[TOKENIZER_MARKS];
+	int			base_vocabulary;
+};
+
+/* True for ids of the base vocabulary and of the added tokens. */
+extern bool tokenizer_knows(const Tokenizer *tokenizer, int32_t id);
+
+#endif
