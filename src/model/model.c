@@ -266,6 +266,14 @@ model_describe(const Model *model, ModelDescription *description)
 }
 
 void
+model_step_limits(const Model *model, int *tokens, int *logits, int *images)
+{
+	*tokens = model->options.max_step_tokens;
+	*logits = model->options.max_step_logits;
+	*images = model->options.max_images;
+}
+
+void
 model_set_tap(Model *model, TapFunction function, void *argument)
 {
 	model->tap = function;

@@ -143,6 +143,9 @@ typedef struct StepItem
  */
 extern bool model_step(Model *model, const StepItem *items, int count, Status *status);
 
+/* What the model was opened for: most tokens, rows of logits and pictures of one call. */
+extern void model_step_limits(const Model *model, int *tokens, int *logits, int *images);
+
 /* Choose a token for each of the first `rows` rows of the last step's logits. */
 extern bool model_choose(Model *model, int rows, const ChoiceRule *rules, Choice *choices, Status *status);
 

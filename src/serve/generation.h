@@ -1,0 +1,116 @@
+/*
+ * generation.h - one answer in the making.
+ *
+ * A Generation is what the scheduler works on: a prompt in token ids, pictures, and either a
+ * number of new tokens to choose or some given tokens whose log-probabilities are
+ * wanted. It knows nothing of sockets, tasks or templates, so the server and the
+ * command line generate with the very same code. All of it belongs to the
+ * scheduler's thread from scheduler_submit until it is finished.
+ */
+#ifndef MMGPT_GENERATION_H
+#define MMGPT_GENERATION_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "arena.h"
+#include "model.h"
+#include "request_options.h"
+#include "tokenizer.h"
+
+/* Continuations of one prefix that can be scored together. */
+#define GENERATION_MAX_ALTERNATIVES 64
+
+typedef enum Finish
+{
+	FINISH_NONE,
+	FINISH_EOS,					/* the end token was chosen */
+	FINISH_LENGTH,				/* max_tokens or the context is used up */
+	FINISH_STOP,				/* a new block or a stop string began */
+	FINISH_SCORED,				/* all log-probabilities are there */
+	FINISH_FAILED,				/* see status */
+	FINISH_CANCELLED
+} Finish;
+
+/* The pictures of one request, shared by its generations; encoded once. */
+typedef struct PictureSet
+{
+	Picture    *pictures;
+	int			count;
+	Adapter    *adapter;
+	Media	   *media;			/* NULL until encoded */
+} PictureSet;
+
+typedef struct Generation Generation;
+
+struct Generation
+{
+	/* ---- what is wanted ---- */
+	Arena	   *arena;			/* of the request; lives longer than the generation */
+	int32_t    *prompt;			/* [prompt_count] */
+	int			prompt_count;
+	PictureSet *pictures;		/* NULL: language only */
+	Adapter    *adapter;
+	int			max_tokens;
+	ChoiceRule	rule;			/* how tokens are chosen; counter and allowed are set by the scheduler */
+	int			eos;			/* token that ends the answer */
+	const RequestOptions *options;	/* stop strings and faults; NULL: none */
+	bool		allow_special;	/* <image> and the like may be chosen (command line) */
+	const uint32_t *allowed_first;	/* bits [V] for the first token; NULL: all ordinary ones */
+	const uint32_t *allowed_rest;	/* for the others */
+
+	/*
+	 * Scoring instead of choosing: the log-probabilities of the last chain_count tokens
+	 * of the prompt, and of each alternative after the prompt.
+	 */
+	bool		scoring;
+	int			chain_count;
+	int32_t		alternatives[GENERATION_MAX_ALTERNATIVES];
+	int			alternative_count;
+
+	/* ---- what came out ---- */
+	Finish		finish;
+	Status		status;
+	int32_t    *tokens;			/* [max_tokens] chosen, the end token included */
+	float	   *log_probabilities;	/* [max_tokens] */
+	int			count;
+	double		chain;			/* sum of log-probabilities of the chain */
+	double		alternative[GENERATION_MAX_ALTERNATIVES];	/* log-probability of each */
+
+	/* ---- in between; the scheduler's ---- */
+	atomic_bool cancelled;		/* set by any thread */
+	bool		started;		/* admitted: has a sequence */
+	Sequence   *sequence;
+	int			fed;			/* tokens of prompt and answer given to the model */
+	Generation *next;			/* in the scheduler's list */
+	void		(*finished) (Generation *generation, void *argument);	/* called by the scheduler's thread; may submit others */
+	void	   *argument;
+};
+
+/* Set defaults for a prompt and options; the seed is derived from prompt, pictures and options where none is given. */
+extern bool generation_begin(Generation *generation, Arena *arena, const ModelConfig *config, int32_t *prompt,
+							 int prompt_count, PictureSet *pictures, const RequestOptions *options, Status *status);
+
+/* The token at a place of prompt and answer together. */
+extern int32_t generation_token(const Generation *generation, int place);
+
+/* Tokens of prompt and answer so far. */
+extern int	generation_length(const Generation *generation);
+
+/*
+ * Whether the text so far holds a stop: the beginning of a new block or a stop string. Looks at the
+ * last tokens only.
+ */
+extern bool generation_stops(const Generation *generation, const Tokenizer *tokenizer, Arena *scratch);
+
+/*
+ * The text of the answer: decoded without the end token, cut before a stop, stripped of white
+ * space, U+0000 replaced by U+FFFD. In the generation's arena.
+ */
+extern char *generation_text(const Generation *generation, const Tokenizer *tokenizer, size_t *length, Status *status);
+
+/* "eos", "length" or "stop". */
+extern const char *finish_name(Finish finish);
+
+#endif

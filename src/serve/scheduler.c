@@ -1,0 +1,632 @@
+/*
+ * scheduler.c - see scheduler.h.
+ *
+ * A generation is in one of two lists: waiting (in order of arrival) or running. A step
+ * goes: throw out what was cancelled, admit what has room, encode pictures, form the batch,
+ * compute it, and hand each generation its tokens. Whoever finishes leaves the lists
+ * before its callback runs, so the callback may submit the next part of a request.
+ */
+#include "scheduler.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define DEFAULT_RUNNING 64
+
+/* How the tokens of one batch item belong to a generation. */
+typedef struct StepPart
+{
+	Generation *generation;
+	int			first_row;		/* of its logits */
+	int			rows;
+} StepPart;
+
+struct Scheduler
+{
+	Model	   *model;
+	const Tokenizer *tokenizer;
+	int			max_running;
+	int			max_tokens;		/* of a step */
+	int			max_logits;
+	int			max_images;
+	Generation *waiting;		/* oldest first */
+	Generation **waiting_end;
+	Generation **running;		/* [max_running] */
+	int			running_count;
+	int			turn;			/* whose prompt goes first in the next step */
+	uint32_t   *ordinary;		/* bits [V]: tokens that an answer may hold */
+	Arena	   *scratch;		/* reset in every step */
+	SchedulerCounters counters;
+
+	/* one step */
+	StepItem   *items;			/* [max_running] */
+	StepPart   *parts;
+	int32_t    *ids;			/* [max_tokens] */
+	int			item_count;
+	int			token_count;
+	int			logit_count;
+	ChoiceRule *rules;			/* [max_logits] */
+	Choice	   *choices;
+};
+
+/* All tokens but those that stand for no text; the end token is allowed. */
+static void
+mark_ordinary(Scheduler *scheduler, const ModelConfig *config)
+{
+	for (int32_t token = 0; token < config->decoder.vocabulary; token++)
+		if (token == config->eos || !tokenizer_is_special(scheduler->tokenizer, token))
+			scheduler->ordinary[token / 32] |= 1u << (token % 32);
+}
+
+static bool
+take_arrays(Scheduler *scheduler, const ModelConfig *config)
+{
+	size_t		running = (size_t) scheduler->max_running;
+
+	scheduler->running = calloc(running, sizeof(Generation *));
+	scheduler->items = calloc(running, sizeof(StepItem));
+	scheduler->parts = calloc(running, sizeof(StepPart));
+	scheduler->ids = calloc((size_t) scheduler->max_tokens, sizeof(int32_t));
+	scheduler->rules = calloc((size_t) scheduler->max_logits, sizeof(ChoiceRule));
+	scheduler->choices = calloc((size_t) scheduler->max_logits, sizeof(Choice));
+	scheduler->ordinary = calloc(((size_t) config->decoder.vocabulary + 31) / 32, sizeof(uint32_t));
+	scheduler->scratch = arena_create();
+	return scheduler->running != NULL && scheduler->items != NULL && scheduler->parts != NULL &&
+		scheduler->ids != NULL && scheduler->rules != NULL && scheduler->choices != NULL &&
+		scheduler->ordinary != NULL && scheduler->scratch != NULL;
+}
+
+Scheduler *
+scheduler_create(Model *model, const Tokenizer *tokenizer, const SchedulerOptions *options, Status *status)
+{
+	Scheduler  *scheduler = calloc(1, sizeof(Scheduler));
+
+	if (scheduler == NULL)
+	{
+		status_out_of_memory(status, sizeof(Scheduler));
+		return NULL;
+	}
+	scheduler->model = model;
+	scheduler->tokenizer = tokenizer;
+	scheduler->max_running = options->max_running > 0 ? options->max_running : DEFAULT_RUNNING;
+	model_step_limits(model, &scheduler->max_tokens, &scheduler->max_logits, &scheduler->max_images);
+	scheduler->waiting_end = &scheduler->waiting;
+	if (!take_arrays(scheduler, model_config(model)))
+	{
+		status_out_of_memory(status, 0);
+		scheduler_free(scheduler);
+		return NULL;
+	}
+	mark_ordinary(scheduler, model_config(model));
+	return scheduler;
+}
+
+void
+scheduler_free(Scheduler *scheduler)
+{
+	if (scheduler == NULL)
+		return;
+	free(scheduler->running);
+	free(scheduler->items);
+	free(scheduler->parts);
+	free(scheduler->ids);
+	free(scheduler->rules);
+	free(scheduler->choices);
+	free(scheduler->ordinary);
+	arena_free(scheduler->scratch);
+	free(scheduler);
+}
+
+void
+scheduler_submit(Scheduler *scheduler, Generation *generation)
+{
+	generation->next = NULL;
+	*scheduler->waiting_end = generation;
+	scheduler->waiting_end = &generation->next;
+	scheduler->counters.waiting++;
+}
+
+void
+scheduler_release_pictures(Scheduler *scheduler, PictureSet *pictures)
+{
+	media_release(scheduler->model, pictures->media);
+	pictures->media = NULL;
+}
+
+int
+scheduler_pages(const Scheduler *scheduler)
+{
+	ModelDescription description;
+
+	model_describe(scheduler->model, &description);
+	return description.cache_pages;
+}
+
+void
+scheduler_counters(const Scheduler *scheduler, SchedulerCounters *counters)
+{
+	*counters = scheduler->counters;
+	counters->running = scheduler->running_count;
+}
+
+/* ---- leaving ---- */
+
+static void
+finish(Scheduler *scheduler, Generation *generation, Finish how)
+{
+	sequence_close(scheduler->model, generation->sequence);
+	generation->sequence = NULL;
+	generation->finish = how;
+	generation->finished(generation, generation->argument);
+}
+
+static void
+remove_running(Scheduler *scheduler, int i)
+{
+	scheduler->running[i] = scheduler->running[--scheduler->running_count];
+}
+
+/* Take a generation out of the running ones and tell its owner. */
+static void
+finish_running(Scheduler *scheduler, Generation *generation, Finish how)
+{
+	for (int i = 0; i < scheduler->running_count; i++)
+		if (scheduler->running[i] == generation)
+			remove_running(scheduler, i);
+	finish(scheduler, generation, how);
+}
+
+/* Take the generation behind *link out of the waiting ones. */
+static Generation *
+unlink_waiting(Scheduler *scheduler, Generation **link)
+{
+	Generation *generation = *link;
+
+	*link = generation->next;
+	if (scheduler->waiting_end == &generation->next)
+		scheduler->waiting_end = link;
+	scheduler->counters.waiting--;
+	return generation;
+}
+
+static void
+drop_cancelled(Scheduler *scheduler)
+{
+	Generation **link = &scheduler->waiting;
+
+	while (*link != NULL)
+	{
+		if (atomic_load(&(*link)->cancelled))
+			finish(scheduler, unlink_waiting(scheduler, link), FINISH_CANCELLED);
+		else
+			link = &(*link)->next;
+	}
+	for (int i = scheduler->running_count - 1; i >= 0; i--)
+		if (i < scheduler->running_count && atomic_load(&scheduler->running[i]->cancelled))
+			finish_running(scheduler, scheduler->running[i], FINISH_CANCELLED);
+}
+
+/* ---- admission ---- */
+
+/* Tokens that the sequence can grow to; the last chosen one is never fed. */
+static int
+largest_length(const Generation *generation)
+{
+	int			new_tokens = generation->scoring ? 1 : generation->max_tokens;
+
+	return generation->prompt_count + new_tokens - 1;
+}
+
+/* True if the generation may start now. */
+static bool
+has_room(const Scheduler *scheduler, const Generation *generation)
+{
+	const PictureSet *pictures = generation->pictures;
+
+	if (model_pages_for(scheduler->model, largest_length(generation)) > model_free_pages(scheduler->model))
+		return false;
+	return pictures == NULL || pictures->media != NULL || media_has_room(scheduler->model, pictures->count);
+}
+
+/* A request that would not fit an empty engine must not wait for ever. */
+static bool
+can_ever_fit(const Scheduler *scheduler, Generation *generation)
+{
+	int			need = model_pages_for(scheduler->model, largest_length(generation));
+	int			total = scheduler_pages(scheduler);
+
+	if (need <= total)
+		return true;
+	status_set(&generation->status, STATUS_OUT_OF_MEMORY, "request of %d tokens exceeds the engine's memory for keys and values",
+			   largest_length(generation));
+	status_detail(&generation->status, "It needs %d pages and there are %d.", need, total);
+	return status_hint(&generation->status, "Lower max_tokens, or raise mmgpt.memory_limit.");
+}
+
+static bool
+encode_pictures(Scheduler *scheduler, PictureSet **sets, int count)
+{
+	int			counts[32];
+	Adapter    *adapters[32];
+	Media	   *medias[32];
+	Picture		pictures[32];
+	int			total = 0;
+	Status		status;
+
+	for (int i = 0; i < count; i++)
+	{
+		counts[i] = sets[i]->count;
+		adapters[i] = sets[i]->adapter;
+		for (int j = 0; j < sets[i]->count; j++)
+			pictures[total++] = sets[i]->pictures[j];
+	}
+	if (!model_encode_images(scheduler->model, count, counts, adapters, pictures, medias, &status))
+		return false;
+	for (int i = 0; i < count; i++)
+		sets[i]->media = medias[i];
+	scheduler->counters.images_encoded += (uint64_t) total;
+	return true;
+}
+
+/* Make the sequence of an admitted generation; on failure the generation is finished. */
+static void
+start(Scheduler *scheduler, Generation *generation)
+{
+	Media	   *media = generation->pictures == NULL ? NULL : generation->pictures->media;
+
+	generation->sequence = sequence_open(scheduler->model, media, generation->adapter, generation->prompt,
+										 generation->prompt_count, &generation->status);
+	if (generation->sequence == NULL ||
+		!sequence_reserve(scheduler->model, generation->sequence, largest_length(generation), &generation->status))
+	{
+		finish(scheduler, generation, FINISH_FAILED);
+		return;
+	}
+	generation->fed = 0;
+	generation->started = true;
+	scheduler->running[scheduler->running_count++] = generation;
+}
+
+/* Collect waiting generations whose pictures still have to be encoded, as many as go at once. */
+static int
+collect_pictures(Scheduler *scheduler, PictureSet **sets)
+{
+	int			count = 0;
+	int			images = 0;
+	int			slots = scheduler->max_running - scheduler->running_count;
+
+	for (Generation *g = scheduler->waiting; g != NULL && slots-- > 0; g = g->next)
+	{
+		PictureSet *set = g->pictures;
+		bool		listed = false;
+
+		if (set == NULL || set->media != NULL)
+			continue;
+		for (int i = 0; i < count; i++)
+			listed = listed || sets[i] == set;
+		if (listed)
+			continue;
+		if (images + set->count > scheduler->max_images || count == 32 ||
+			!media_has_room(scheduler->model, images + set->count))
+			break;
+		sets[count++] = set;
+		images += set->count;
+	}
+	return count;
+}
+
+/* Encode one batch of pictures and start everybody who has room. */
+static void
+admit(Scheduler *scheduler)
+{
+	PictureSet *sets[32];
+	int			count = collect_pictures(scheduler, sets);
+	Generation **link = &scheduler->waiting;
+
+	if (count > 0)
+		encode_pictures(scheduler, sets, count);
+	while (*link != NULL && scheduler->running_count < scheduler->max_running)
+	{
+		Generation *generation = *link;
+
+		if (!can_ever_fit(scheduler, generation))
+			finish(scheduler, unlink_waiting(scheduler, link), FINISH_FAILED);
+		else if (!has_room(scheduler, generation))
+			break;				/* keep the order, so that a large request is not starved */
+		else if (generation->pictures != NULL && generation->pictures->media == NULL)
+			link = &generation->next;	/* its turn to be encoded comes in the next step */
+		else
+			start(scheduler, unlink_waiting(scheduler, link));
+	}
+}
+
+/* ---- the batch ---- */
+
+/* Rows of logits that a generation needs when its prompt is complete. */
+static int
+wanted_logits(const Generation *generation)
+{
+	return generation->scoring ? generation->chain_count + (generation->alternative_count > 0) : 1;
+}
+
+/* Put up to room tokens of a generation into the batch. */
+static void
+add_item(Scheduler *scheduler, Generation *generation, int room)
+{
+	int			left = generation_length(generation) - generation->fed;
+	int			count = left < room ? left : room;
+	int			logits = count == left ? wanted_logits(generation) : 0;
+	StepItem   *item = &scheduler->items[scheduler->item_count];
+	StepPart   *part = &scheduler->parts[scheduler->item_count];
+
+	if (count < 1 || scheduler->logit_count + logits > scheduler->max_logits)
+		return;
+	/* A chain's logits begin one token earlier than its first token; all must fall into one step. */
+	if (generation->scoring && count < left && left - count < generation->chain_count + 1)
+	{
+		count = left - generation->chain_count - 1;
+		if (count < 1)
+			return;
+	}
+	for (int i = 0; i < count; i++)
+		scheduler->ids[scheduler->token_count + i] = generation_token(generation, generation->fed + i);
+	*item = (StepItem) {generation->sequence, scheduler->ids + scheduler->token_count, count, logits};
+	*part = (StepPart) {generation, scheduler->logit_count, logits};
+	scheduler->item_count++;
+	scheduler->token_count += count;
+	scheduler->logit_count += logits;
+}
+
+/* Next tokens of running answers first, then prompts in turn. */
+static void
+form_batch(Scheduler *scheduler)
+{
+	int			count = scheduler->running_count;
+
+	scheduler->item_count = 0;
+	scheduler->token_count = 0;
+	scheduler->logit_count = 0;
+	for (int i = 0; i < count; i++)
+		if (generation_length(scheduler->running[i]) - scheduler->running[i]->fed == 1)
+			add_item(scheduler, scheduler->running[i], scheduler->max_tokens - scheduler->token_count);
+	for (int i = 0; i < count; i++)
+	{
+		Generation *generation = scheduler->running[(scheduler->turn + i) % count];
+
+		if (generation_length(generation) - generation->fed > 1)
+			add_item(scheduler, generation, scheduler->max_tokens - scheduler->token_count);
+	}
+	scheduler->turn++;
+}
+
+/* ---- what came out ---- */
+
+/* A generated <image> changes what earlier tokens attend to, so the whole text is computed anew. */
+static bool
+restart_with_mark(Scheduler *scheduler, Generation *generation)
+{
+	int			length = generation_length(generation);
+	int32_t    *ids = arena_take_array(generation->arena, (size_t) length, sizeof(int32_t));
+	Media	   *media = generation->pictures == NULL ? NULL : generation->pictures->media;
+	int			pages = largest_length(generation);
+
+	if (ids == NULL)
+		return status_out_of_memory(&generation->status, (size_t) length * sizeof(int32_t));
+	for (int i = 0; i < length; i++)
+		ids[i] = generation_token(generation, i);
+	sequence_close(scheduler->model, generation->sequence);
+	generation->sequence = sequence_open(scheduler->model, media, generation->adapter, ids, length,
+										 &generation->status);
+	generation->fed = 0;
+	return generation->sequence != NULL &&
+		sequence_reserve(scheduler->model, generation->sequence, pages, &generation->status);
+}
+
+/* Take the token that was chosen; finish the generation if it was the last. */
+static void
+take_token(Scheduler *scheduler, Generation *generation, Choice choice)
+{
+	generation->tokens[generation->count] = choice.token;
+	generation->log_probabilities[generation->count++] = choice.log_probability;
+	scheduler->counters.new_tokens++;
+	if (choice.token == generation->eos)
+		finish_running(scheduler, generation, FINISH_EOS);
+	else if (!generation->allow_special && generation_stops(generation, scheduler->tokenizer, scheduler->scratch))
+		finish_running(scheduler, generation, FINISH_STOP);
+	else if (generation->count >= generation->max_tokens)
+		finish_running(scheduler, generation, FINISH_LENGTH);
+	else if (choice.token == model_config(scheduler->model)->image && !restart_with_mark(scheduler, generation))
+		finish_running(scheduler, generation, FINISH_FAILED);
+}
+
+/* How the next token of a generation is chosen. */
+static ChoiceRule
+next_rule(const Scheduler *scheduler, const Generation *generation)
+{
+	ChoiceRule	rule = generation->rule;
+
+	rule.counter = (uint64_t) generation->count;
+	rule.allowed = generation->allow_special ? NULL : scheduler->ordinary;
+	if (generation->allowed_first != NULL)
+		rule.allowed = generation->count == 0 ? generation->allowed_first : generation->allowed_rest;
+	return rule;
+}
+
+/* The rule of one row of logits. round numbers the alternatives of the last row. */
+static ChoiceRule
+row_rule(const Scheduler *scheduler, const StepPart *part, int row, int round)
+{
+	Generation *generation = part->generation;
+	ChoiceRule	rule = {.forced = 0, .allowed = NULL};
+
+	if (!generation->scoring)
+		return next_rule(scheduler, generation);
+	if (row < generation->chain_count)
+		rule.forced = generation->prompt[generation->prompt_count - generation->chain_count + row];
+	else
+		rule.forced = generation->alternatives[round < generation->alternative_count ? round : 0];
+	return rule;
+}
+
+/* Choose for all rows; in later rounds only the further alternatives of scoring generations are new. */
+static bool
+choose_round(Scheduler *scheduler, int round, Status *status)
+{
+	for (int i = 0; i < scheduler->item_count; i++)
+		for (int row = 0; row < scheduler->parts[i].rows; row++)
+			scheduler->rules[scheduler->parts[i].first_row + row] = row_rule(scheduler, &scheduler->parts[i], row, round);
+	return model_choose(scheduler->model, scheduler->logit_count, scheduler->rules, scheduler->choices, status);
+}
+
+/* Note the log-probabilities of one round for a scoring generation. */
+static void
+take_scores(const Scheduler *scheduler, const StepPart *part, int round)
+{
+	Generation *generation = part->generation;
+
+	for (int row = 0; row < part->rows; row++)
+	{
+		double		value = scheduler->choices[part->first_row + row].log_probability;
+
+		if (row < generation->chain_count && round == 0)
+			generation->chain += value;
+		else if (row >= generation->chain_count && round < generation->alternative_count)
+			generation->alternative[round] = value;
+	}
+}
+
+/* Rounds that the scoring generations of this step need beyond the first. */
+static int
+further_rounds(const Scheduler *scheduler)
+{
+	int			rounds = 0;
+
+	for (int i = 0; i < scheduler->item_count; i++)
+	{
+		const StepPart *part = &scheduler->parts[i];
+
+		if (part->rows > 0 && part->generation->scoring && part->generation->alternative_count - 1 > rounds)
+			rounds = part->generation->alternative_count - 1;
+	}
+	return rounds;
+}
+
+static void
+score_all(Scheduler *scheduler, int round)
+{
+	for (int i = 0; i < scheduler->item_count; i++)
+		if (scheduler->parts[i].rows > 0 && scheduler->parts[i].generation->scoring)
+			take_scores(scheduler, &scheduler->parts[i], round);
+}
+
+/* Scores need a choice for each alternative; the tokens of answers come from the first round. */
+static bool
+choose_all(Scheduler *scheduler, Status *status)
+{
+	int			rounds = further_rounds(scheduler);
+
+	for (int round = rounds; round >= 0; round--)
+	{
+		if (!choose_round(scheduler, round, status))
+			return false;
+		score_all(scheduler, round);
+	}
+	return true;
+}
+
+/* Tell every generation of the step that it failed. */
+static void
+fail_step(Scheduler *scheduler, const Status *status)
+{
+	for (int i = 0; i < scheduler->item_count; i++)
+	{
+		scheduler->parts[i].generation->status = *status;
+		finish_running(scheduler, scheduler->parts[i].generation, FINISH_FAILED);
+	}
+}
+
+static void
+deliver(Scheduler *scheduler)
+{
+	for (int i = 0; i < scheduler->item_count; i++)
+	{
+		StepPart   *part = &scheduler->parts[i];
+
+		if (part->rows == 0)
+			continue;
+		if (part->generation->scoring)
+			finish_running(scheduler, part->generation, FINISH_SCORED);
+		else
+			take_token(scheduler, part->generation, scheduler->choices[part->first_row]);
+	}
+}
+
+static void
+count_step(Scheduler *scheduler)
+{
+	SchedulerCounters *counters = &scheduler->counters;
+
+	counters->steps++;
+	counters->rows += (uint64_t) scheduler->item_count;
+	counters->tokens += (uint64_t) scheduler->token_count;
+	for (int i = 0; i < scheduler->item_count; i++)
+	{
+		Generation *generation = scheduler->parts[i].generation;
+		int			count = scheduler->items[i].count;
+		int			prompt = generation->prompt_count - generation->fed;
+
+		counters->prompt_tokens += (uint64_t) (prompt < 0 ? 0 : prompt < count ? prompt : count);
+		generation->fed += count;
+	}
+}
+
+#ifdef MMGPT_FAULTS
+/* Take a tenth of a second for each step in which a slow request takes part. */
+static void
+slow_down(const Scheduler *scheduler)
+{
+	const struct timespec pause = {0, 100000000};
+
+	for (int i = 0; i < scheduler->item_count; i++)
+	{
+		const Generation *generation = scheduler->parts[i].generation;
+
+		if (generation->options != NULL && generation->options->fault == FAULT_SLOW)
+		{
+			nanosleep(&pause, NULL);
+			return;
+		}
+	}
+}
+#endif
+
+bool
+scheduler_step(Scheduler *scheduler)
+{
+	Status		status;
+
+	drop_cancelled(scheduler);
+	admit(scheduler);
+	if (scheduler->running_count == 0)
+		return scheduler->waiting != NULL;
+	form_batch(scheduler);
+	if (scheduler->item_count == 0)
+		return true;
+	status_clear(&status);
+	if (!model_step(scheduler->model, scheduler->items, scheduler->item_count, &status))
+	{
+		fail_step(scheduler, &status);
+		return true;
+	}
+	count_step(scheduler);
+#ifdef MMGPT_FAULTS
+	slow_down(scheduler);
+#endif
+	arena_reset(scheduler->scratch);
+	if (choose_all(scheduler, &status))
+		deliver(scheduler);
+	else
+		fail_step(scheduler, &status);
+	return true;
+}
