@@ -13,6 +13,8 @@
 #include <time.h>
 
 #define DEFAULT_RUNNING 64
+/* Pictures that are encoded together, at most, whatever the model was opened for. */
+#define MAX_ENCODED 32
 
 /* How the tokens of one batch item belong to a generation. */
 typedef struct StepPart
@@ -91,6 +93,8 @@ scheduler_create(Model *model, const Tokenizer *tokenizer, const SchedulerOption
 	scheduler->tokenizer = tokenizer;
 	scheduler->max_running = options->max_running > 0 ? options->max_running : DEFAULT_RUNNING;
 	model_step_limits(model, &scheduler->max_tokens, &scheduler->max_logits, &scheduler->max_images);
+	if (scheduler->max_images > MAX_ENCODED)
+		scheduler->max_images = MAX_ENCODED;
 	scheduler->waiting_end = &scheduler->waiting;
 	if (!take_arrays(scheduler, model_config(model)))
 	{
@@ -244,13 +248,31 @@ can_ever_fit(const Scheduler *scheduler, Generation *generation)
 	return status_hint(&generation->status, "Lower max_tokens, or raise mmgpt.memory_limit.");
 }
 
-static bool
+/* Finish all waiting generations that look at a picture set whose encoding failed. */
+static void
+fail_pictures(Scheduler *scheduler, const PictureSet *set, const Status *status)
+{
+	Generation **link = &scheduler->waiting;
+
+	while (*link != NULL)
+	{
+		if ((*link)->pictures == set)
+		{
+			(*link)->status = *status;
+			finish(scheduler, unlink_waiting(scheduler, link), FINISH_FAILED);
+		}
+		else
+			link = &(*link)->next;
+	}
+}
+
+static void
 encode_pictures(Scheduler *scheduler, PictureSet **sets, int count)
 {
-	int			counts[32];
-	Adapter    *adapters[32];
-	Media	   *medias[32];
-	Picture		pictures[32];
+	int			counts[MAX_ENCODED];
+	Adapter    *adapters[MAX_ENCODED];
+	Media	   *medias[MAX_ENCODED];
+	Picture		pictures[MAX_ENCODED];
 	int			total = 0;
 	Status		status;
 
@@ -262,11 +284,14 @@ encode_pictures(Scheduler *scheduler, PictureSet **sets, int count)
 			pictures[total++] = sets[i]->pictures[j];
 	}
 	if (!model_encode_images(scheduler->model, count, counts, adapters, pictures, medias, &status))
-		return false;
+	{
+		for (int i = 0; i < count; i++)
+			fail_pictures(scheduler, sets[i], &status);
+		return;
+	}
 	for (int i = 0; i < count; i++)
 		sets[i]->media = medias[i];
 	scheduler->counters.images_encoded += (uint64_t) total;
-	return true;
 }
 
 /* Make the sequence of an admitted generation; on failure the generation is finished. */
@@ -307,7 +332,7 @@ collect_pictures(Scheduler *scheduler, PictureSet **sets)
 			listed = listed || sets[i] == set;
 		if (listed)
 			continue;
-		if (images + set->count > scheduler->max_images || count == 32 ||
+		if (images + set->count > scheduler->max_images || count == MAX_ENCODED ||
 			!media_has_room(scheduler->model, images + set->count))
 			break;
 		sets[count++] = set;
@@ -320,7 +345,7 @@ collect_pictures(Scheduler *scheduler, PictureSet **sets)
 static void
 admit(Scheduler *scheduler)
 {
-	PictureSet *sets[32];
+	PictureSet *sets[MAX_ENCODED];
 	int			count = collect_pictures(scheduler, sets);
 	Generation **link = &scheduler->waiting;
 
@@ -347,7 +372,7 @@ admit(Scheduler *scheduler)
 static int
 wanted_logits(const Generation *generation)
 {
-	return generation->scoring ? generation->chain_count + (generation->alternative_count > 0) : 1;
+	return generation->scoring ? generation->chain_count + 1 : 1;
 }
 
 /* Put up to room tokens of a generation into the batch. */

@@ -1,0 +1,66 @@
+/*
+ * main.c - the program mmgpt-engine: one command a run.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "cli_common.h"
+#include "version.h"
+
+typedef struct Command
+{
+	const char *name;
+	int			(*run) (int argc, char **argv);
+	const char *summary;
+} Command;
+
+static const Command commands[] = {
+	{"info", cli_info, "describe a model: sizes, parameters, prompts"},
+	{"preprocess", cli_preprocess, "show what the vision encoder sees of a picture"},
+	{"tokenize", cli_tokenize, "text to token ids"},
+	{"detokenize", cli_detokenize, "token ids to text"},
+	{"forward", cli_forward, "one forward pass: logits of every token"},
+	{"generate", cli_generate, "answer a prompt about pictures"},
+	{"serve", cli_serve, "answer the backends of a PostgreSQL server"},
+	{"finetune", cli_unsupported, "train a LoRA adapter (not supported yet)"},
+	{"quantize", cli_unsupported, "make 8-bit or 4-bit weights (not supported yet)"},
+	{"bench", cli_unsupported, "measure speed (not supported yet)"},
+};
+
+#define COMMANDS (sizeof(commands) / sizeof(commands[0]))
+
+static void
+print_help(FILE *file)
+{
+	fputs("mmgpt-engine answers questions about pictures with a MultiModal-GPT model.\n\n"
+		  "Usage: mmgpt-engine COMMAND [ARGUMENT]...\n\nCommands:\n", file);
+	for (size_t i = 0; i < COMMANDS; i++)
+		fprintf(file, "  %-12s %s\n", commands[i].name, commands[i].summary);
+	fputs("\nOptions:\n  --help       this text; after a command, its own\n  --version    the version\n\n"
+		  "Exit status: 0 right, 1 failed, 2 wrong usage or not supported.\n", file);
+}
+
+int
+main(int argc, char **argv)
+{
+	if (argc < 2)
+	{
+		print_help(stderr);
+		return 2;
+	}
+	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0)
+	{
+		print_help(stdout);
+		return 0;
+	}
+	if (strcmp(argv[1], "--version") == 0)
+	{
+		printf("mmgpt-engine %s\n", MMGPT_VERSION);
+		return 0;
+	}
+	for (size_t i = 0; i < COMMANDS; i++)
+		if (strcmp(argv[1], commands[i].name) == 0)
+			return commands[i].run(argc - 1, argv + 1);
+	fprintf(stderr, "mmgpt-engine: unknown command \"%s\"\nhint: Try \"mmgpt-engine --help\".\n", argv[1]);
+	return 2;
+}
