@@ -81,7 +81,7 @@ is_ascii_letter(char c)
 	return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
 }
 
-/* True for a character beyond ASCII that is no punctuation, symbol or space, as near as ranges tell. */
+/* True beyond ASCII for what is no punctuation, symbol or space, as near as ranges tell. */
 static bool
 is_other_letter(uint32_t c)
 {

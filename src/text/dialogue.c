@@ -185,8 +185,8 @@ read_elements(const json_t *array, Arena *arena, DialogueRound *rounds, Status *
 	if (count % 2 == 0)
 		return true;
 	status_set(status, STATUS_INVALID_JSON,
-			   "history must end with the role \"assistant\", but history element %zu is the last and has the role \"user\"",
-			   count);
+			   "history must end with the role \"assistant\", but history element %zu "
+			   "is the last and has the role \"user\"", count);
 	return status_hint(status, "Give the new question as the prompt, not in the history.");
 }
 

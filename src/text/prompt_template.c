@@ -246,7 +246,8 @@ prompt_encode(const Tokenizer *tokenizer, const PromptTemplate *prompt_template,
  * the piece must begin alike, since the model has already read its first part.
  */
 static bool
-encode_continuation(Writer *writer, TextPart text, Arena *scratch, TokenList *ids)
+encode_continuation(Writer *writer, const PromptTemplate *prompt_template, TextPart text,
+					Arena *scratch, TokenList *ids)
 {
 	TokenList	without;
 	TokenList	with;
@@ -259,13 +260,14 @@ encode_continuation(Writer *writer, TextPart text, Arena *scratch, TokenList *id
 	if (writer->failed || !encode_piece(writer, false, &with))
 		return false;
 	if (with.count < without.count ||
-		memcmp(with.ids, without.ids, (size_t) without.count * sizeof(int32_t)) != 0)
+		(without.count > 0 &&
+		 memcmp(with.ids, without.ids, (size_t) without.count * sizeof(int32_t)) != 0))
 	{
 		status_set(writer->status, STATUS_INTERNAL,
 				   "the answer's first characters merge with the end of the prompt");
 		return status_detail(writer->status,
-							 "The model's vocabulary has a piece that begins in \"%s\" and ends in the answer.",
-							 "### Response:");
+							 "A piece of the model's vocabulary begins in the heading \"%s\" and ends in the answer.",
+							 prompt_template->ai_prefix);
 	}
 	for (int i = without.count; i < with.count; i++)
 		if (!token_list_add(ids, with.ids[i], writer->status))
@@ -287,7 +289,7 @@ prompt_encode_answer(const Tokenizer *tokenizer, const PromptTemplate *prompt_te
 	if (scratch == NULL)
 		return status_out_of_memory(status, sizeof(TokenList));
 	write_dialogue(&writer, prompt_template, dialogue);
-	good = !writer.failed && encode_continuation(&writer, text, scratch, ids);
+	good = !writer.failed && encode_continuation(&writer, prompt_template, text, scratch, ids);
 	free(writer.text);
 	arena_free(scratch);
 	return good;

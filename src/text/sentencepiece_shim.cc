@@ -46,7 +46,8 @@ set_from_exception(size_t size, Status *status)
 	}
 	catch (const std::exception &e)
 	{
-		return status_set(status, STATUS_INTERNAL, "the SentencePiece library failed: %s", e.what());
+		return status_set(status, STATUS_INTERNAL, "the SentencePiece library failed: %s",
+						  e.what());
 	}
 	catch (...)
 	{

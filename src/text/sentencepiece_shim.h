@@ -13,13 +13,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "arena.h"
-#include "status.h"
-#include "tokenizer.h"
-
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+#include "arena.h"
+#include "status.h"
+#include "tokenizer.h"
 
 typedef struct SentencePieceModel SentencePieceModel;
 

@@ -89,8 +89,8 @@ extern const char *tokenizer_strip(const char *text, size_t length, bool left, b
  * The result lies in the arena, with a NUL that is not counted in *length; it may
  * hold U+0000. An id that is in no vocabulary is STATUS_INVALID_ARGUMENT.
  */
-extern char *tokenizer_decode(const Tokenizer *tokenizer, const int32_t *ids, int count, Arena *arena,
-							  size_t *length, Status *status);
+extern char *tokenizer_decode(const Tokenizer *tokenizer, const int32_t *ids, int count,
+							  Arena *arena, size_t *length, Status *status);
 
 /*
  * The text of one piece as SentencePiece spells it (U+2581 for a space, <0x0A> for a

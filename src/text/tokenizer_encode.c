@@ -112,7 +112,8 @@ check_utf8(const char *text, size_t length, Status *status)
 
 	if (good == length)
 		return true;
-	return status_set(status, STATUS_INVALID_TEXT, "text is not valid UTF-8 at byte offset %zu", good);
+	return status_set(status, STATUS_INVALID_TEXT, "text is not valid UTF-8 at byte offset %zu",
+					  good);
 }
 
 bool

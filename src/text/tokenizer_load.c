@@ -94,13 +94,14 @@ check_added_tokens(const SpecialTokens *special, int base_vocabulary, Status *st
 	{
 		if (ids[i] < base_vocabulary)
 			return status_set(status, STATUS_INVALID_MODEL,
-							  "special token \"%s\" has id %d in config.json, which lies within the %d pieces of the base vocabulary",
-							  names[i], ids[i], base_vocabulary);
+							  "special token \"%s\" has id %d in config.json, which is one of the "
+							  "%d pieces of the base vocabulary", names[i], ids[i],
+							  base_vocabulary);
 		for (int j = 0; j < i; j++)
 			if (ids[i] == ids[j])
 				return status_set(status, STATUS_INVALID_MODEL,
-								  "special tokens \"%s\" and \"%s\" have the same id %d in config.json",
-								  names[j], names[i], ids[i]);
+								  "special tokens \"%s\" and \"%s\" have the same id %d in "
+								  "config.json", names[j], names[i], ids[i]);
 	}
 	return true;
 }
