@@ -18,7 +18,7 @@ INSERT INTO gallery_queries (name, title, query) VALUES
 ('captions', 'A caption for each picture',
 $$SELECT id AS photo, mmgpt_caption(img) AS caption
 FROM photos$$),
-('counts', 'Every kind of the shelf counted in each picture, beside the truth',
+('counts', 'Counts of every kind on the shelf, beside the truth',
 $$SELECT photo, what, n AS truly, mmgpt_count(img, what) AS counted
 FROM photos JOIN true_counts ON photo = id$$),
 ('dialogues', 'A dialogue of three rounds about each picture',
@@ -107,7 +107,7 @@ pre b { color: var(--accent); font-weight: 600; }
 pre i { color: var(--good); font-style: normal; font-weight: 600; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19.5rem), 1fr)); gap: 1.25rem; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: .9rem; overflow: hidden; display: flex; flex-direction: column; }
-.card img { display: block; width: 100%; aspect-ratio: 4 / 3; object-fit: contain; background: var(--code); border-bottom: 1px solid var(--line); }
+.card img { display: block; width: 100%; aspect-ratio: 1; object-fit: cover; background: var(--code); border-bottom: 1px solid var(--line); }
 .body { padding: 1rem 1.1rem 1.15rem; display: flex; flex-direction: column; gap: .85rem; flex: 1; }
 .file { font-size: .78rem; color: var(--soft); margin: 0; display: flex; justify-content: space-between; gap: 1rem; }
 .caption { margin: .2rem 0 0; font-size: 1.0625rem; font-weight: 600; line-height: 1.35; text-wrap: pretty; }
@@ -137,7 +137,7 @@ true, so each answer could be checked.</p>$$;
 SELECT format($$<dl class="figures">
 <div><dt>Pictures</dt><dd>%s<span>JPEG and PNG, on %s shelves</span></dd></div>
 <div><dt>Counts right</dt><dd>%s<span>%s of %s questions</span></dd></div>
-<div><dt>Of what is there</dt><dd>%s<span>%s of %s kinds shown</span></dd></div>
+<div><dt>Present kinds</dt><dd>%s<span>%s of %s counted right</span></dd></div>
 <div><dt>Captions</dt><dd>%s<span>%s of %s name every kind</span></dd></div>
 </dl>
 </header>$$,
@@ -209,7 +209,8 @@ FROM cards JOIN shelf_figures USING (shelf)
 GROUP BY shelf
 ORDER BY shelf;
 
-SELECT format($$<footer><p>Green: the count agrees with the drawing program. Red: it does not; a caption underlined in red
+SELECT format($$<footer><p>The model sees the central square of a picture, which is what is shown
+here. Green: the count agrees with the drawing program. Red: it does not; a caption underlined in red
 misses a kind. The pictures were drawn from fixed seeds and not chosen by the answers. Some answers in the dialogues
 may be wrong, too: the demo model is very small.</p>
 <p><code>%s</code></p></footer>

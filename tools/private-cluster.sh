@@ -1,6 +1,7 @@
 # Private PostgreSQL clusters, for the demo, tests and benchmarks: functions to source.
 #
 #	. tools/private-cluster.sh
+#	cluster_build_stage build/stage			# from the repository's root
 #	cluster_make mmgpt-test build/stage		# sets CLUSTER, a new directory
 #	cluster_configure "mmgpt.threads = 1"	# any lines of postgresql.conf
 #	cluster_start
@@ -18,6 +19,22 @@
 # of mode 0700, so that whoever reaches it may be trusted; the superuser is "postgres".
 
 PG_CONFIG=${PG_CONFIG:-pg_config}
+
+# Build, and install into a stage; silent unless it fails.  Argument: the stage.
+cluster_build_stage()
+{
+	local log stage=$1
+
+	log=$(mktemp)
+	if ! { "${MAKE:-make}" --silent && rm -rf "$stage" &&
+		"${MAKE:-make}" --silent install DESTDIR="$PWD/$stage"; } >"$log" 2>&1; then
+		tail -n 40 "$log" >&2
+		rm -f "$log"
+		echo "the build failed (above)" >&2
+		return 1
+	fi
+	rm -f "$log"
+}
 
 # Run a command as the owner of the cluster.
 cluster_as_owner()
