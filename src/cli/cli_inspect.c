@@ -239,7 +239,7 @@ run_lines(const Tokenizer *tokenizer, bool parse_special, LineFunction function,
 			status_set(status, STATUS_INVALID_JSON, "is not JSON: %s", error.text);
 		if (good)
 		{
-			json_dumpf(out, stdout, JSON_ENCODE_ANY);
+			json_dumpf(out, stdout, JSON_ENCODE_ANY | JSON_ENSURE_ASCII);
 			putchar('\n');
 		}
 		else
