@@ -23,6 +23,12 @@ SANITIZER_FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=undefined 
 CFLAGS_COMMON += $(SANITIZER_FLAGS)
 endif
 
+# requests may ask for faults (tests only)
+ifdef FAULTS
+BUILD := $(BUILD)-faults
+CFLAGS_COMMON += -DMMGPT_FAULTS
+endif
+
 # include paths: what each folder may see
 SEE_base := -Isrc/base
 SEE_wire := $(SEE_base) -Isrc/wire
@@ -55,3 +61,104 @@ $(BUILD)/%.cc.o: src/%.cc
 	$(CXX) -O2 -g -std=c++17 -fvisibility=hidden -Wall -Wextra $(SANITIZER_FLAGS) -MMD -MP $(SEE_$(firstword $(subst /, ,$*))) -c -o $@ $<
 
 -include $(ENGINE_OBJECTS:.o=.d)
+
+# ---------------------------------------------------------------------------
+# The extension: mmgpt.so from src/pg, src/wire and src/base, built by PGXS.
+# Without pg_config only the engine can be built.
+# ---------------------------------------------------------------------------
+
+.DEFAULT_GOAL := all
+
+ifeq ($(shell command -v $(PG_CONFIG) 2>/dev/null),)
+
+.PHONY: all clean
+all: engine
+	@echo "pg_config was not found: the extension was left out (apt-get install postgresql-server-dev-all)"
+clean:
+	rm -rf build
+
+else
+
+EXTENSION = mmgpt
+DATA = mmgpt--1.0.sql
+MODULE_big = mmgpt
+PG_OBJECT_FOLDER := build/pg
+PG_SIDE_OBJECTS := $(patsubst src/%.c,$(PG_OBJECT_FOLDER)/%.o,$(wildcard src/pg/*.c))
+PG_SHARED_OBJECTS := $(patsubst src/%.c,$(PG_OBJECT_FOLDER)/%.o,$(wildcard src/wire/*.c src/base/*.c))
+OBJS = $(PG_SIDE_OBJECTS) $(PG_SHARED_OBJECTS)
+REGRESS = install image model ask filter errors privileges settings
+EXTRA_CLEAN = build
+
+# nothing here is worth inlining into queries, so no LLVM bitcode is made
+override with_llvm := no
+
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)
+
+SEE_pg := -Isrc/base -Isrc/wire -Isrc/pg
+PG_PATHS := -DMMGPT_PKGLIBDIR='"$(shell $(PG_CONFIG) --pkglibdir)"' -DMMGPT_SHAREDIR='"$(shell $(PG_CONFIG) --sharedir)"'
+DEMO_MODEL_FILES := $(addprefix demo/model/,config.json tokenizer.model model.safetensors)
+demo_model_folder = $(datadir)/extension/mmgpt/demo-model
+
+$(PG_SIDE_OBJECTS): $(PG_OBJECT_FOLDER)/%.o: src/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(CFLAGS_SL) -fvisibility=hidden -MMD -MP $(SEE_pg) $(PG_PATHS) $(CPPFLAGS) -c -o $@ $<
+
+# what both sides share is compiled without PostgreSQL's headers
+$(PG_SHARED_OBJECTS): $(PG_OBJECT_FOLDER)/%.o: src/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(CFLAGS_SL) -fvisibility=hidden -Wno-missing-format-attribute -D_GNU_SOURCE -MMD -MP $(SEE_wire) -c -o $@ $<
+
+-include $(OBJS:.o=.d)
+
+all: engine
+
+# The supervisor looks for the engine beside mmgpt.so, and for the demo model in
+# the share directory of the same installation.
+.PHONY: install-engine install-demo-model uninstall-engine
+install: install-engine install-demo-model
+
+install-engine: engine installdirs
+	$(MKDIR_P) '$(DESTDIR)$(pkglibdir)' '$(DESTDIR)$(bindir)'
+	$(INSTALL_PROGRAM) $(BUILD)/mmgpt-engine '$(DESTDIR)$(pkglibdir)/mmgpt-engine'
+	ln -sfr '$(DESTDIR)$(pkglibdir)/mmgpt-engine' '$(DESTDIR)$(bindir)/mmgpt-engine'
+
+install-demo-model: installdirs
+	$(MKDIR_P) '$(DESTDIR)$(demo_model_folder)'
+	$(INSTALL_DATA) $(DEMO_MODEL_FILES) '$(DESTDIR)$(demo_model_folder)/'
+
+uninstall: uninstall-engine
+
+uninstall-engine:
+	rm -f '$(DESTDIR)$(bindir)/mmgpt-engine' '$(DESTDIR)$(pkglibdir)/mmgpt-engine'
+	rm -rf '$(DESTDIR)$(datadir)/extension/mmgpt'
+
+endif
+
+# ---------------------------------------------------------------------------
+# Tests. test/run builds what it needs with these rules and counts the results.
+#
+#	make test					everything
+#	make test SANITIZE=1		and the unit tests again, under sanitizers
+#	make check-unit				the unit tests alone (SANITIZE=1, FAULTS=1)
+#	make check-unit TEST=test_text
+# ---------------------------------------------------------------------------
+
+TEST ?= test_*
+UNIT_PROGRAMS := $(patsubst test/unit/%.c,$(BUILD)/test/%,$(wildcard test/unit/$(TEST).c))
+UNIT_OBJECTS := $(filter-out $(BUILD)/cli/main.c.o,$(ENGINE_OBJECTS))
+
+.PHONY: test unit-programs check-unit
+test:
+	@SANITIZE='$(SANITIZE)' test/run
+
+unit-programs: $(UNIT_PROGRAMS)
+
+check-unit: $(UNIT_PROGRAMS)
+	@failed=0; for program in $^; do echo "# $$program"; $$program || failed=1; done; exit $$failed
+
+$(BUILD)/test/%: test/unit/%.c $(UNIT_OBJECTS)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_COMMON) -MMD -MP -MF $@.d -MT $@ $(SEE_cli) -Itest/unit -o $@ $< $(UNIT_OBJECTS) $(ENGINE_LIBS)
+
+-include $(UNIT_PROGRAMS:=.d)

@@ -1,0 +1,119 @@
+/*
+ * arguments.c - build requests; see arguments.h.
+ */
+#include "postgres.h"
+
+#include "access/detoast.h"
+#include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+
+#include "arguments.h"
+#include "settings.h"
+
+#define FIELDS_START_SIZE WIRE_REQUEST_OVERHEAD
+
+/* Make room for a text of length bytes beside the fields of fixed size. */
+static void
+reserve(EngineRequest *request, size_t length)
+{
+	WireWriter *writer = &request->writer;
+	size_t		needed = writer->used + length + WIRE_REQUEST_OVERHEAD;
+
+	if (needed <= writer->size)
+		return;
+	writer->size = Max(needed, 2 * writer->size);
+	writer->bytes = repalloc(writer->bytes, writer->size);
+}
+
+/* Raise the error for a call of so many bytes, if they are too many. */
+static void
+check_bytes(size_t bytes)
+{
+	if (bytes > (size_t) setting_max_request_bytes)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("image and texts of the call have %zu bytes, more than the %d allowed",
+						bytes, setting_max_request_bytes),
+				 errhint("A superuser can raise mmgpt.max_request_bytes.")));
+}
+
+void
+request_begin(EngineRequest *request, WireKind kind)
+{
+	memset(request, 0, sizeof(*request));
+	wire_writer_begin(&request->writer, palloc(FIELDS_START_SIZE), FIELDS_START_SIZE);
+	wire_write_u32(&request->writer, WIRE_FIELD_FLAGS, 0);
+	wire_write_u32(&request->writer, WIRE_FIELD_KIND, (uint32_t) kind);
+	wire_write_u32(&request->writer, WIRE_FIELD_DATABASE, MyDatabaseId);
+	wire_write_u32(&request->writer, WIRE_FIELD_ROLE, GetUserId());
+}
+
+/* Add a text in the database's encoding. */
+static void
+add_characters(EngineRequest *request, WireField field, char *characters, size_t length)
+{
+	char	   *utf8;
+
+	check_bytes(length);
+	utf8 = pg_server_to_any(characters, (int) length, PG_UTF8);
+	if (utf8 != characters)
+		length = strlen(utf8);
+	reserve(request, length);
+	wire_write_bytes(&request->writer, field, utf8, length);
+}
+
+void
+request_add_text(EngineRequest *request, WireField field, const text *value)
+{
+	add_characters(request, field, VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value));
+}
+
+void
+request_add_json(EngineRequest *request, WireField field, Jsonb *value)
+{
+	StringInfoData json;
+
+	initStringInfo(&json);
+	JsonbToCString(&json, &value->root, VARSIZE(value));
+	add_characters(request, field, json.data, (size_t) json.len);
+}
+
+void
+request_add_options(EngineRequest *request, Jsonb *options)
+{
+	WireWriter *writer = &request->writer;
+	int64_t		seed;
+
+	reserve(request, 0);
+	wire_write_u64(writer, WIRE_FIELD_MAX_PIXELS, (uint64_t) setting_max_image_pixels);
+	wire_write_u32(writer, WIRE_FIELD_MAX_TOKENS, (uint32_t) setting_max_tokens);
+	wire_write_f64(writer, WIRE_FIELD_TEMPERATURE, setting_temperature);
+	wire_write_u32(writer, WIRE_FIELD_TOP_K, (uint32_t) setting_top_k);
+	wire_write_f64(writer, WIRE_FIELD_TOP_P, setting_top_p);
+	wire_write_u32(writer, WIRE_FIELD_NUM_BEAMS, (uint32_t) setting_num_beams);
+	if (setting_seed_value(&seed))
+		wire_write_i64(writer, WIRE_FIELD_SEED, seed);
+	if (options != NULL)
+		request_add_json(request, WIRE_FIELD_OPTIONS, options);
+}
+
+void
+request_set_image(EngineRequest *request, Datum image)
+{
+	bytea	   *bytes;
+
+	check_bytes(toast_raw_datum_size(image) - VARHDRSZ);
+	bytes = DatumGetByteaPP(image);
+	request->image = (const uint8_t *) VARDATA_ANY(bytes);
+	request->image_length = VARSIZE_ANY_EXHDR(bytes);
+	reserve(request, 0);
+	wire_write_tail(&request->writer, WIRE_FIELD_IMAGE, request->image_length);
+}
+
+void
+request_check_size(const EngineRequest *request)
+{
+	check_bytes(request->writer.used + request->image_length);
+}

@@ -1,0 +1,35 @@
+/*
+ * arguments.h - from SQL arguments to a request.
+ *
+ * A request is built in the current memory context: request_begin, then its
+ * texts and options, then the image. Texts are converted to UTF-8 whatever the
+ * database's encoding; the image stays where it lies.
+ */
+#ifndef MMGPT_ARGUMENTS_H
+#define MMGPT_ARGUMENTS_H
+
+#include "fmgr.h"
+#include "utils/jsonb.h"
+
+#include "engine_client.h"
+#include "wire_message.h"
+
+/* Begin a request: its kind, database and role. */
+extern void request_begin(EngineRequest *request, WireKind kind);
+
+/* Add a text. */
+extern void request_add_text(EngineRequest *request, WireField field, const text *value);
+
+/* Add a JSON value as text. */
+extern void request_add_json(EngineRequest *request, WireField field, Jsonb *value);
+
+/* Add the session's settings for answers, and the call's own options (NULL: none). */
+extern void request_add_options(EngineRequest *request, Jsonb *options);
+
+/* Add an image: a Datum of type bytea, whose bytes are checked against the limit before they are read. */
+extern void request_set_image(EngineRequest *request, Datum image);
+
+/* Raise an error (54000, both numbers) if the request is larger than mmgpt.max_request_bytes. */
+extern void request_check_size(const EngineRequest *request);
+
+#endif

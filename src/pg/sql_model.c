@@ -1,0 +1,113 @@
+/*
+ * sql_model.c - the functions about images, tokens and the engine itself, which
+ * need no answer of the model.
+ */
+#include "postgres.h"
+
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+
+#include "arguments.h"
+#include "pg_compat.h"
+#include "results.h"
+#include "settings.h"
+#include "supervisor_control.h"
+
+SQL_FUNCTION(mmgpt_image_info);
+SQL_FUNCTION(mmgpt_token_count);
+SQL_FUNCTION(mmgpt_status);
+SQL_FUNCTION(mmgpt_version);
+SQL_FUNCTION(mmgpt_restart);
+
+/* mmgpt_image_info(image) -> jsonb */
+Datum
+mmgpt_image_info(PG_FUNCTION_ARGS)
+{
+	EngineRequest request;
+	EngineAnswer answer;
+
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
+	request_begin(&request, WIRE_KIND_IMAGE_INFO);
+	wire_write_u64(&request.writer, WIRE_FIELD_MAX_PIXELS, (uint64_t) setting_max_image_pixels);
+	request_set_image(&request, PG_GETARG_DATUM(0));
+	engine_ask(&request, &answer);
+	return result_jsonb(&answer);
+}
+
+/* Ask for the number of tokens of a text; waits, as any question does, until the model is loaded. */
+static void
+count_tokens(const text *value, EngineAnswer *answer)
+{
+	EngineRequest request;
+
+	request_begin(&request, WIRE_KIND_TOKEN_COUNT);
+	request_add_text(&request, WIRE_FIELD_PROMPT, value);
+	engine_ask(&request, answer);
+}
+
+/* mmgpt_token_count(text) -> integer */
+Datum
+mmgpt_token_count(PG_FUNCTION_ARGS)
+{
+	EngineAnswer answer;
+
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
+	count_tokens(PG_GETARG_TEXT_PP(0), &answer);
+	return result_integer(&answer);
+}
+
+/* What the supervisor knows and the engine does not: {"engine_pid", "restarts"}. */
+static Datum
+supervisor_report(void)
+{
+	SupervisorState state;
+	char	   *report;
+
+	if (!supervisor_file_read(&state))
+		report = "{}";
+	else
+		report = psprintf("{\"engine_pid\": %d, \"supervisor_pid\": %d, \"restarts\": %d}",
+						  state.engine, state.supervisor, Max(state.starts - 1, 0));
+	return DirectFunctionCall1(jsonb_in, CStringGetDatum(report));
+}
+
+/* mmgpt_status() -> jsonb */
+Datum
+mmgpt_status(PG_FUNCTION_ARGS)
+{
+	EngineRequest request;
+	EngineAnswer answer;
+
+	request_begin(&request, WIRE_KIND_STATUS);
+	engine_ask(&request, &answer);
+	return DirectFunctionCall2(jsonb_concat, result_jsonb(&answer), supervisor_report());
+}
+
+/* mmgpt_version() -> text */
+Datum
+mmgpt_version(PG_FUNCTION_ARGS)
+{
+	EngineRequest request;
+	EngineAnswer answer;
+
+	request_begin(&request, WIRE_KIND_VERSION);
+	engine_ask(&request, &answer);
+	return result_text(&answer);
+}
+
+/*
+ * mmgpt_restart() -> boolean: true when a new engine has loaded its model. Where
+ * it cannot load one, the error says why; the new engine runs all the same.
+ */
+Datum
+mmgpt_restart(PG_FUNCTION_ARGS)
+{
+	EngineAnswer answer;
+
+	engine_disconnect();
+	supervisor_restart_engine();
+	count_tokens(cstring_to_text(""), &answer);
+	PG_RETURN_BOOL(true);
+}

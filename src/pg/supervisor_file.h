@@ -1,0 +1,46 @@
+/*
+ * supervisor_file.h - the file that makes supervisor and engine unique.
+ *
+ * A supervisor holds a lock (flock) on the file and its engine inherits the
+ * descriptor, so the lock is free only when both are gone: there are never two
+ * engines. The file's text tells other processes who holds it. File and socket
+ * lie in pg_stat_tmp, which only the server's account can enter and whose
+ * contents base backups leave out; paths are relative to the data directory,
+ * the working directory of every process of the server.
+ */
+#ifndef MMGPT_SUPERVISOR_FILE_H
+#define MMGPT_SUPERVISOR_FILE_H
+
+#include <stdbool.h>
+
+#define SUPERVISOR_LOCK_PATH "pg_stat_tmp/mmgpt.lock"
+#define SUPERVISOR_SOCKET_PATH "pg_stat_tmp/mmgpt.sock"
+
+typedef struct SupervisorState
+{
+	int			supervisor;		/* process id */
+	int			postmaster;		/* process id of the server it belongs to */
+	int			engine;			/* process id; 0 while none runs */
+	int			starts;			/* engines started by this supervisor so far */
+} SupervisorState;
+
+typedef enum SupervisorLock
+{
+	SUPERVISOR_LOCK_TAKEN,		/* by us */
+	SUPERVISOR_LOCK_REDUNDANT,	/* another supervisor of this server holds it */
+	SUPERVISOR_LOCK_BUSY		/* an engine whose supervisor is gone holds it: try again */
+} SupervisorLock;
+
+/* Open the file for locking; raises an error where that fails. Returns the descriptor. */
+extern int	supervisor_file_open(void);
+
+/* Try to take the lock, without waiting. */
+extern SupervisorLock supervisor_file_lock(int descriptor);
+
+/* Write the state; a failure is logged. */
+extern void supervisor_file_write(int descriptor, const SupervisorState *state);
+
+/* Read the state; false when there is none, or it is not of this server. */
+extern bool supervisor_file_read(SupervisorState *state);
+
+#endif

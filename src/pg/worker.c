@@ -1,0 +1,453 @@
+/*
+ * worker.c - the supervisor.
+ *
+ * One background worker for each server, without any model code: a worker that
+ * dies takes every session through crash recovery, so what can crash lives in
+ * the engine, a child process, and the supervisor stays small.
+ *
+ * Its life: take the lock that makes it unique (supervisor_file.h), bind the
+ * socket that backends call, then turn in a loop: start the engine when it is
+ * due, report its log, notice its end. After an end it waits, 0.1 s at first and
+ * twice as long each time, up to 30 s; an engine that lived 10 s starts the
+ * series anew. While it waits, callers queue in the socket's backlog. But once
+ * three engines in a row ended within their first 10 s, making callers wait
+ * would be wrong: the supervisor then takes their calls itself and answers each
+ * with one ERROR frame of id 0, in place of HELLO, that gives the last line of
+ * the engine's log. The next attempt ends this.
+ *
+ * SIGHUP re-reads the configuration, and restarts the engine if it would be
+ * started differently now. SIGUSR2 restarts it in any case (mmgpt_restart).
+ * SIGTERM ends both. The exit status is 1, so that the postmaster starts the
+ * supervisor again if the server goes on; it is 0, never again, only where
+ * another supervisor does the work.
+ */
+#include "postgres.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "libpq/pqsignal.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/sinval.h"
+#include "tcop/tcopprot.h"
+#include "utils/backend_status.h"
+
+#include "clock.h"
+#include "engine_path.h"
+#include "engine_process.h"
+#include "pg_compat.h"
+#include "settings.h"
+#include "status.h"
+#include "supervisor_file.h"
+#include "wire_frame.h"
+#include "wire_message.h"
+#include "worker.h"
+
+#define LIBRARY "mmgpt"
+#define RESTART_SECONDS 1		/* of the supervisor, by the postmaster */
+#define LISTEN_BACKLOG 4096
+#define LOCK_POLL_MS 50
+#define FIRST_DELAY_MS 100
+#define LAST_DELAY_MS (30 * 1000)
+#define FULL_LIFE_MS (10 * 1000)	/* an engine that lived so long was well */
+#define EARLY_ENDS_REFUSED 3
+#define STATUS_PAYLOAD_SIZE 2048	/* what wire_write_status needs */
+#define MAX_ARGUMENTS 16
+#define NS_PER_MS UINT64CONST(1000000)
+
+typedef struct Supervisor
+{
+	int			lock;			/* descriptor of the locked file */
+	int			listener;		/* descriptor of the listening socket */
+	EngineProcess engine;
+	SupervisorState state;		/* what the locked file says */
+	char	  **arguments;		/* of the engine, as the configuration has it */
+	MemoryContext arguments_context;
+	int			delay_ms;		/* before the next start after an end */
+	uint64_t	due;			/* clock_now_ns() of the next start */
+	int			early_ends;		/* engines in a row that ended within FULL_LIFE_MS */
+} Supervisor;
+
+static volatile sig_atomic_t restart_pending = false;
+
+extern EXPORTED void mmgpt_supervisor_main(Datum argument);
+
+/* Fill in what both ways of registering have in common. */
+static void
+describe_worker(BackgroundWorker *worker)
+{
+	memset(worker, 0, sizeof(*worker));
+	strlcpy(worker->bgw_name, SUPERVISOR_TYPE, BGW_MAXLEN);
+	strlcpy(worker->bgw_type, SUPERVISOR_TYPE, BGW_MAXLEN);
+	/* without a database connection it would be missing from pg_stat_activity */
+	worker->bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker->bgw_start_time = BgWorkerStart_ConsistentState;
+	worker->bgw_restart_time = RESTART_SECONDS;
+	strlcpy(worker->bgw_library_name, LIBRARY, BGW_MAXLEN);
+	strlcpy(worker->bgw_function_name, "mmgpt_supervisor_main", BGW_MAXLEN);
+}
+
+void
+worker_register_static(void)
+{
+	BackgroundWorker worker;
+
+	describe_worker(&worker);
+	RegisterBackgroundWorker(&worker);
+}
+
+bool
+worker_register_dynamic(BackgroundWorkerHandle **handle)
+{
+	BackgroundWorker worker;
+
+	describe_worker(&worker);
+	worker.bgw_notify_pid = MyProcPid;
+	return RegisterDynamicBackgroundWorker(&worker, handle);
+}
+
+/* SIGCHLD: wake the loop, which looks after the engine in each turn. */
+static void
+handle_child(SIGNAL_ARGS)
+{
+	int			error = errno;
+
+	SetLatch(MyLatch);
+	errno = error;
+}
+
+/* SIGUSR2: restart the engine. */
+static void
+handle_restart(SIGNAL_ARGS)
+{
+	int			error = errno;
+
+	restart_pending = true;
+	SetLatch(MyLatch);
+	errno = error;
+}
+
+/* Take the lock, waiting while an engine whose supervisor is gone still ends. */
+static int
+take_lock(void)
+{
+	int			descriptor = supervisor_file_open();
+
+	for (;;)
+	{
+		switch (supervisor_file_lock(descriptor))
+		{
+			case SUPERVISOR_LOCK_TAKEN:
+				return descriptor;
+			case SUPERVISOR_LOCK_REDUNDANT:
+				ereport(DEBUG1, (errmsg("mmgpt has a supervisor already")));
+				proc_exit(0);
+			case SUPERVISOR_LOCK_BUSY:
+				break;
+		}
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 LOCK_POLL_MS, compat_wait_event());
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (ShutdownRequestPending)
+			proc_exit(1);
+	}
+}
+
+/* Bind the socket that backends call; only the server's account may connect. */
+static int
+bind_listener(void)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	mode_t		before;
+	int			descriptor;
+	int			bound;
+
+	strlcpy(address.sun_path, SUPERVISOR_SOCKET_PATH, sizeof(address.sun_path));
+	if (unlink(address.sun_path) != 0 && errno != ENOENT)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not remove file \"%s\": %m", address.sun_path)));
+	descriptor = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (descriptor < 0)
+		ereport(ERROR, (errcode_for_socket_access(), errmsg("could not create socket: %m")));
+	before = umask(0177);
+	bound = bind(descriptor, (struct sockaddr *) &address, sizeof(address));
+	umask(before);
+	if (bound != 0 || listen(descriptor, LISTEN_BACKLOG) != 0)
+		ereport(ERROR,
+				(errcode_for_socket_access(),
+				 errmsg("could not listen on socket \"%s\": %m", address.sun_path)));
+	return descriptor;
+}
+
+/* Add an option of the engine's command line, unless it has its default value. */
+static int
+add_option(char **arguments, int count, const char *option, const char *value,
+		   const char *default_value)
+{
+	if (strcmp(value, default_value) == 0)
+		return count;
+	arguments[count++] = pstrdup(option);
+	arguments[count++] = pstrdup(value);
+	return count;
+}
+
+/* Build the engine's command line from the configuration, in the current memory context. */
+static char **
+build_arguments(void)
+{
+	char	  **arguments = palloc0(sizeof(char *) * MAX_ARGUMENTS);
+	char		path[MAXPGPATH];
+	int			count = 0;
+
+	engine_path_program(path);
+	arguments[count++] = pstrdup(path);
+	arguments[count++] = pstrdup("serve");
+	if (setting_model != NULL && setting_model[0] != '\0')
+		arguments[count++] = pstrdup(setting_model);
+	else
+	{
+		engine_path_demo_model(path);
+		arguments[count++] = pstrdup(path);
+	}
+	count = add_option(arguments, count, "--listen-fd", "3", "");
+	count = add_option(arguments, count, "--device", setting_device, "auto");
+	count = add_option(arguments, count, "--threads", psprintf("%d", setting_threads), "0");
+	count = add_option(arguments, count, "--weights", setting_weight_format_name(), "stored");
+	count = add_option(arguments, count, "--instruction-set", setting_instruction_set_name(),
+					   "auto");
+	count = add_option(arguments, count, "--memory-limit-mb",
+					   psprintf("%d", setting_memory_limit), "0");
+	Assert(count < MAX_ARGUMENTS);
+	return arguments;
+}
+
+/* True when two command lines are the same. */
+static bool
+same_arguments(char **one, char **other)
+{
+	int			i;
+
+	for (i = 0; one[i] != NULL && other[i] != NULL; i++)
+		if (strcmp(one[i], other[i]) != 0)
+			return false;
+	return one[i] == NULL && other[i] == NULL;
+}
+
+/* Read the engine's command line from the configuration; true when it changed. */
+static bool
+refresh_arguments(Supervisor *supervisor)
+{
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "mmgpt engine arguments",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext before = MemoryContextSwitchTo(context);
+	char	  **arguments = build_arguments();
+	bool		changed;
+
+	MemoryContextSwitchTo(before);
+	changed = supervisor->arguments == NULL || !same_arguments(supervisor->arguments, arguments);
+	if (supervisor->arguments_context != NULL)
+		MemoryContextDelete(supervisor->arguments_context);
+	supervisor->arguments = arguments;
+	supervisor->arguments_context = context;
+	return changed;
+}
+
+/* Tell others, through the locked file, which engine runs. */
+static void
+publish_state(Supervisor *supervisor)
+{
+	supervisor->state.engine = (int) supervisor->engine.pid;
+	supervisor_file_write(supervisor->lock, &supervisor->state);
+}
+
+/* Note that the engine ended, and when the next one is due. */
+static void
+note_end(Supervisor *supervisor)
+{
+	uint64_t	now = clock_now_ns();
+
+	if (now - supervisor->engine.started >= FULL_LIFE_MS * NS_PER_MS)
+	{
+		supervisor->early_ends = 0;
+		supervisor->delay_ms = FIRST_DELAY_MS;
+	}
+	else
+		supervisor->early_ends++;
+	supervisor->due = now + supervisor->delay_ms * NS_PER_MS;
+	supervisor->delay_ms = Min(supervisor->delay_ms * 2, LAST_DELAY_MS);
+	publish_state(supervisor);
+}
+
+/* Start the engine. */
+static void
+start_engine(Supervisor *supervisor)
+{
+	char		activity[64];
+
+	supervisor->state.starts++;
+	if (!engine_process_start(&supervisor->engine, supervisor->arguments,
+							  supervisor->listener, supervisor->lock))
+	{
+		note_end(supervisor);
+		return;
+	}
+	publish_state(supervisor);
+	snprintf(activity, sizeof(activity), "engine process %d", (int) supervisor->engine.pid);
+	pgstat_report_activity(STATE_RUNNING, activity);
+	ereport(LOG, (errmsg("mmgpt engine started as process %d", (int) supervisor->engine.pid)));
+}
+
+/* End the engine, if one runs, and forget earlier failures: a new one is due at once. */
+static void
+restart_engine(Supervisor *supervisor)
+{
+	engine_process_stop(&supervisor->engine);
+	supervisor->early_ends = 0;
+	supervisor->delay_ms = FIRST_DELAY_MS;
+	supervisor->due = clock_now_ns();
+	publish_state(supervisor);
+}
+
+/* True while calls are refused: no engine runs, and the last ones all ended early. */
+static bool
+is_refusing(const Supervisor *supervisor)
+{
+	return supervisor->engine.pid == 0 && supervisor->early_ends >= EARLY_ENDS_REFUSED;
+}
+
+/* Write the ERROR frame that tells a caller why there is no engine; returns its length. */
+static size_t
+write_refusal(const Supervisor *supervisor, uint8_t *frame, size_t size)
+{
+	Status		status;
+	WireWriter	writer;
+	WireHeader	header = {.type = WIRE_ERROR,.id = 0};
+
+	status_clear(&status);
+	status_set(&status, STATUS_MODEL_UNAVAILABLE, "the mmgpt engine does not start");
+	status_detail(&status, "It ended %d times soon after its start. The last time: %s",
+				  supervisor->early_ends, supervisor->engine.reason);
+	status_hint(&status, "The server's log says more. It is tried again from time to time, and "
+				"at once by mmgpt_restart().");
+	wire_writer_begin(&writer, frame + WIRE_HEADER_SIZE, size - WIRE_HEADER_SIZE);
+	wire_write_status(&writer, &status);
+	header.length = (uint32_t) writer.used;
+	wire_header_write(&header, frame);
+	return WIRE_HEADER_SIZE + writer.used;
+}
+
+/* Answer all waiting calls with the refusal. A frame always fits the buffer of a new socket. */
+static void
+refuse_calls(Supervisor *supervisor)
+{
+	uint8_t		frame[WIRE_HEADER_SIZE + STATUS_PAYLOAD_SIZE];
+	size_t		length = write_refusal(supervisor, frame, sizeof(frame));
+	int			caller;
+
+	while ((caller = accept4(supervisor->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)) >= 0)
+	{
+		(void) send(caller, frame, length, MSG_NOSIGNAL);
+		close(caller);
+	}
+}
+
+/* Sleep until something happens that a turn of the loop must look after. */
+static void
+wait_for_event(Supervisor *supervisor)
+{
+	int			events = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH;
+	int			descriptor = PGINVALID_SOCKET;
+	long		timeout = -1;
+	uint64_t	now = clock_now_ns();
+
+	if (supervisor->engine.pid != 0)
+		descriptor = supervisor->engine.log;
+	else
+	{
+		events |= WL_TIMEOUT;
+		timeout = supervisor->due > now ? (long) ((supervisor->due - now) / NS_PER_MS) + 1 : 0;
+		if (is_refusing(supervisor))
+			descriptor = supervisor->listener;
+	}
+	if (descriptor != PGINVALID_SOCKET)
+		events |= WL_SOCKET_READABLE;
+	(void) WaitLatchOrSocket(MyLatch, events, descriptor, timeout, compat_wait_event());
+	ResetLatch(MyLatch);
+}
+
+/* Do what signals asked for. */
+static void
+handle_signals(Supervisor *supervisor)
+{
+	CHECK_FOR_INTERRUPTS();
+	if (catchupInterruptPending)
+		ProcessCatchupInterrupt();
+	if (ShutdownRequestPending)
+	{
+		engine_process_stop(&supervisor->engine);
+		proc_exit(1);
+	}
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+		if (refresh_arguments(supervisor))
+			restart_engine(supervisor);
+	}
+	if (restart_pending)
+	{
+		restart_pending = false;
+		restart_engine(supervisor);
+	}
+}
+
+/* One turn of the loop. */
+static void
+supervise(Supervisor *supervisor)
+{
+	handle_signals(supervisor);
+	engine_process_read_log(&supervisor->engine);
+	if (engine_process_reap(&supervisor->engine))
+		note_end(supervisor);
+	if (supervisor->engine.pid == 0 && clock_now_ns() >= supervisor->due)
+		start_engine(supervisor);
+	if (is_refusing(supervisor))
+		refuse_calls(supervisor);
+	wait_for_event(supervisor);
+}
+
+/* Run the supervisor; the entry point of the background worker. */
+void
+mmgpt_supervisor_main(Datum argument)
+{
+	static Supervisor supervisor;
+
+	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGINT, SIG_IGN);	/* there is no statement to cancel */
+	pqsignal(SIGCHLD, handle_child);
+	pqsignal(SIGUSR2, handle_restart);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+
+	engine_process_clear(&supervisor.engine);
+	supervisor.lock = take_lock();
+	supervisor.state.supervisor = MyProcPid;
+	supervisor.state.postmaster = PostmasterPid;
+	supervisor.delay_ms = FIRST_DELAY_MS;
+	supervisor.due = clock_now_ns();
+	publish_state(&supervisor);
+	refresh_arguments(&supervisor);
+	supervisor.listener = bind_listener();
+	for (;;)
+		supervise(&supervisor);
+}

@@ -1,0 +1,20 @@
+/*
+ * worker.h - the supervisor, a background worker that keeps the engine alive.
+ */
+#ifndef MMGPT_WORKER_H
+#define MMGPT_WORKER_H
+
+#include "postmaster/bgworker.h"
+
+#define SUPERVISOR_TYPE "mmgpt supervisor"	/* backend_type in pg_stat_activity */
+
+/* Register the supervisor to be started with the server. */
+extern void worker_register_static(void);
+
+/*
+ * Register a supervisor now, from a backend; the handle is of the current
+ * memory context. False when max_worker_processes leaves no room.
+ */
+extern bool worker_register_dynamic(BackgroundWorkerHandle **handle);
+
+#endif
