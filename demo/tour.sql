@@ -10,10 +10,9 @@
 \echo
 \echo '\033[1mCaptions.\033[0m  An image column becomes text.'
 \echo
-SELECT file, mmgpt_caption(img)
+SELECT file, mmgpt_caption(img) AS caption
 FROM photos
-WHERE shelf = 'garden'
-ORDER BY file;
+ORDER BY id;
 
 \echo '\033[1mCounts in a report.\033[0m  Beside each sum, the truth.'
 \echo
