@@ -107,7 +107,7 @@ pre b { color: var(--accent); font-weight: 600; }
 pre i { color: var(--good); font-style: normal; font-weight: 600; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19.5rem), 1fr)); gap: 1.25rem; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: .9rem; overflow: hidden; display: flex; flex-direction: column; }
-.card img { display: block; width: 100%; aspect-ratio: 1; object-fit: cover; background: var(--code); border-bottom: 1px solid var(--line); }
+.card img { display: block; width: 100%; height: auto; aspect-ratio: 1; object-fit: cover; background: var(--code); border-bottom: 1px solid var(--line); }
 .body { padding: 1rem 1.1rem 1.15rem; display: flex; flex-direction: column; gap: .85rem; flex: 1; }
 .file { font-size: .78rem; color: var(--soft); margin: 0; display: flex; justify-content: space-between; gap: 1rem; }
 .caption { margin: .2rem 0 0; font-size: 1.0625rem; font-weight: 600; line-height: 1.35; text-wrap: pretty; }
