@@ -26,7 +26,7 @@ cluster_build_stage()
 	local log stage=$1
 
 	log=$(mktemp)
-	if ! { "${MAKE:-make}" --silent && rm -rf "$stage" &&
+	if ! { "${MAKE:-make}" --silent --jobs="$(nproc)" && rm -rf "$stage" &&
 		"${MAKE:-make}" --silent install DESTDIR="$PWD/$stage"; } >"$log" 2>&1; then
 		tail -n 40 "$log" >&2
 		rm -f "$log"
