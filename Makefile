@@ -25,7 +25,7 @@ endif
 
 # requests may ask for faults (tests only)
 ifdef FAULTS
-BUILD := $(BUILD)-faults
+BUILD := $(BUILD)/faults
 CFLAGS_COMMON += -DMMGPT_FAULTS
 endif
 
