@@ -114,8 +114,7 @@ supervisor_restart_engine(void)
 	{
 		if (!find_supervisor(&now))
 			return;
-		if (now.supervisor != before.supervisor ||
-			(now.starts != before.starts && now.engine != 0))
+		if (now.supervisor != before.supervisor || now.starts != before.starts)
 			return;
 		if (clock_now_ns() - begun > SEARCH_LIMIT)
 			ereport(ERROR,

@@ -24,6 +24,7 @@
 #include "postgres.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -353,6 +354,8 @@ refuse_calls(Supervisor *supervisor)
 	size_t		length = write_refusal(supervisor, frame, sizeof(frame));
 	int			caller;
 
+	/* an engine shares the listener, and may have made it block */
+	fcntl(supervisor->listener, F_SETFL, O_NONBLOCK);
 	while ((caller = accept4(supervisor->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)) >= 0)
 	{
 		(void) send(caller, frame, length, MSG_NOSIGNAL);
