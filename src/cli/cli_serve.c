@@ -1,7 +1,92 @@
-/* cli_serve.c - see below. */
+/*
+ * cli_serve.c - the engine as a server; what the supervisor starts.
+ */
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include "cli_common.h"
+#include "log.h"
+#include "server.h"
+
+#define MEGABYTE ((size_t) 1024 * 1024)
+
+static bool
+read_log_level(const CliArguments *arguments, Status *status)
+{
+	static const char *const names[] = {"debug", "log", "warning", "error"};
+	const char *text = cli_value(arguments, "--log-level");
+
+	for (int i = 0; text != NULL && i < 4; i++)
+		if (strcmp(text, names[i]) == 0)
+		{
+			log_set_level((EngineLogLevel) i);
+			return true;
+		}
+	return text == NULL || status_set(status, STATUS_USAGE,
+									  "--log-level must be debug, log, warning or error, not \"%s\"", text);
+}
+
+static bool
+read_options(const CliArguments *arguments, ServerOptions *options, Status *status)
+{
+	const char *device = cli_value(arguments, "--device");
+	const char *weights = cli_value(arguments, "--weights");
+	long		threads;
+	long		listen_fd;
+	long		megabytes;
+
+	if (!cli_integer(arguments, "--threads", 0, 1024, 0, &threads, status) ||
+		!cli_integer(arguments, "--listen-fd", 3, 1023, -1, &listen_fd, status) ||
+		!cli_integer(arguments, "--memory-limit-mb", 0, 1L << 30, 0, &megabytes, status) ||
+		!read_log_level(arguments, status))
+		return false;
+	if ((listen_fd < 0) == (cli_value(arguments, "--socket") == NULL))
+		return status_set(status, STATUS_USAGE, "either --socket or --listen-fd has to be given");
+	if (device != NULL && strcmp(device, "cpu") != 0 && strcmp(device, "auto") != 0)
+		return status_set(status, STATUS_NOT_SUPPORTED, "device \"%s\" is not supported by this build", device);
+	if (weights != NULL && strcmp(weights, "f32") != 0 && strcmp(weights, "stored") != 0)
+		return status_set(status, STATUS_NOT_SUPPORTED, "weights \"%s\" are not supported yet", weights);
+	options->listen_fd = (int) listen_fd;
+	options->socket_path = cli_value(arguments, "--socket");
+	options->lifeline_fd = listen_fd < 0 ? -1 : STDIN_FILENO;
+	options->sandbox = true;
+	options->host.directory = arguments->positional[0];
+	options->host.cpu.threads = (int) threads;
+	options->host.cpu.instruction_set = cli_value(arguments, "--instruction-set");
+	options->host.memory_limit = (size_t) megabytes * MEGABYTE;
+	return true;
+}
+
 int
 cli_serve(int argc, char **argv)
 {
-	return cli_unsupported(argc, argv);
+	static const char help[] = "Usage: mmgpt-engine serve MODEL (--socket PATH | --listen-fd N) [OPTION]...\n\n"
+		"Answer backends over a Unix socket until SIGTERM.\n\nOptions:\n"
+		"  --socket PATH              make a socket there, for this account only\n"
+		"  --listen-fd N              use a listening socket that was inherited; standard input is then the lifeline,\n"
+		"                             whose end ends the engine\n"
+		"  --device cpu|auto          where to compute (default: auto)\n"
+		"  --threads N                threads (default: all cores)\n"
+		"  --weights f32              format to compute in (default: f32)\n"
+		"  --instruction-set NAME     auto, avx512, avx2 or portable (default: auto)\n"
+		"  --memory-limit-mb N        megabytes for keys and values of answers (default: by the model)\n"
+		"  --log-level LEVEL          debug, log, warning or error (default: log)\n";
+	CliOption	options[] = {{.name = "--socket", .has_value = true}, {.name = "--listen-fd", .has_value = true},
+							 {.name = "--device", .has_value = true}, {.name = "--threads", .has_value = true},
+							 {.name = "--weights", .has_value = true}, {.name = "--instruction-set", .has_value = true},
+							 {.name = "--memory-limit-mb", .has_value = true},
+							 {.name = "--log-level", .has_value = true}, {.name = NULL}};
+	CliArguments arguments = {.options = options};
+	ServerOptions server = {0};
+	Status		status;
+	int			result = 0;
+
+	if (!cli_parse(argc, argv, &arguments, 1, help, &result))
+		return result;
+	if (!read_options(&arguments, &server, &status) || !server_run(&server, &status))
+		return cli_fail(&status);
+	/* Other threads still work: leave without tearing down what they use. */
+	_exit(0);
 }

@@ -55,6 +55,7 @@ struct Generation
 	int			max_tokens;
 	ChoiceRule	rule;			/* how tokens are chosen; counter and allowed are set by the scheduler */
 	int			eos;			/* token that ends the answer */
+	const atomic_bool *cancelled;	/* set by any thread to give up; NULL: never */
 	const RequestOptions *options;	/* stop strings and faults; NULL: none */
 	bool		allow_special;	/* <image> and the like may be chosen (command line) */
 	const uint32_t *allowed_first;	/* bits [V] for the first token; NULL: all ordinary ones */
@@ -79,7 +80,6 @@ struct Generation
 	double		alternative[GENERATION_MAX_ALTERNATIVES];	/* log-probability of each */
 
 	/* ---- in between; the scheduler's ---- */
-	atomic_bool cancelled;		/* set by any thread */
 	bool		started;		/* admitted: has a sequence */
 	Sequence   *sequence;
 	int			fed;			/* tokens of prompt and answer given to the model */

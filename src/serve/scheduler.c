@@ -194,6 +194,12 @@ unlink_waiting(Scheduler *scheduler, Generation **link)
 	return generation;
 }
 
+static bool
+is_cancelled(const Generation *generation)
+{
+	return generation->cancelled != NULL && atomic_load(generation->cancelled);
+}
+
 static void
 drop_cancelled(Scheduler *scheduler)
 {
@@ -201,13 +207,13 @@ drop_cancelled(Scheduler *scheduler)
 
 	while (*link != NULL)
 	{
-		if (atomic_load(&(*link)->cancelled))
+		if (is_cancelled(*link))
 			finish(scheduler, unlink_waiting(scheduler, link), FINISH_CANCELLED);
 		else
 			link = &(*link)->next;
 	}
 	for (int i = scheduler->running_count - 1; i >= 0; i--)
-		if (i < scheduler->running_count && atomic_load(&scheduler->running[i]->cancelled))
+		if (i < scheduler->running_count && is_cancelled(scheduler->running[i]))
 			finish_running(scheduler, scheduler->running[i], FINISH_CANCELLED);
 }
 

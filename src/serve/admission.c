@@ -1,0 +1,264 @@
+/*
+ * admission.c - who starts when.
+ *
+ * Nothing in a request is looked at before its STARTED frame was written, so a backend
+ * whose engine is lost knows whether its request can have been the reason. A request
+ * that was lost once comes back with WIRE_FLAG_ALONE: it starts when nothing else is at
+ * work, and nothing starts while it is.
+ *
+ * Questions about the engine itself (status, version) are answered at once, by the IO
+ * thread; what only reads a file's header too, as long as it does not have to be alone.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "clock.h"
+#include "log.h"
+#include "server_internal.h"
+#include "version.h"
+
+/* Payload of an ERROR frame at most. */
+#define ERROR_SIZE 2048
+
+static void
+send_frame(Connection *connection, WireType type, uint64_t id, const void *payload, size_t length)
+{
+	if (!connection_send(connection, type, id, payload, length))
+		connection->closing = true;
+}
+
+/* Send what came out of a request and free it. */
+static void
+answer(Server *server, Request *request)
+{
+	Connection *connection = request->connection;
+	uint8_t		error[ERROR_SIZE];
+	WireWriter	writer;
+
+	if (atomic_load(&request->cancelled) || connection == NULL)
+		server->cancelled++;
+	else if (status_good(&request->status) && request->answered)
+	{
+		server->done++;
+		server->latency_ns += clock_now_ns() - request->received_ns;
+		send_frame(connection, WIRE_ANSWER, request->id, request->answer.bytes, request->answer.used);
+	}
+	else
+	{
+		server->errors++;
+		if (status_good(&request->status))
+			status_set(&request->status, STATUS_INTERNAL, "a request ended without an answer");
+		wire_writer_begin(&writer, error, sizeof(error));
+		wire_write_status(&writer, &request->status);
+		send_frame(connection, WIRE_ERROR, request->id, writer.bytes, writer.used);
+	}
+	server->payload_bytes -= request->payload_size;
+	request_free(request);
+}
+
+void
+admission_greet(Server *server, Connection *connection)
+{
+	uint8_t		payload[512];
+	char		version[128];
+	const char *digest = atomic_load(&server->host.state) == HOST_READY ? model_digest(server->host.model) : "";
+	WireWriter	writer;
+
+	metrics_version_text(server, version, sizeof(version));
+	wire_writer_begin(&writer, payload, sizeof(payload));
+	wire_write_u32(&writer, WIRE_FIELD_WIRE_VERSION, WIRE_VERSION);
+	wire_write_bytes(&writer, WIRE_FIELD_ENGINE_VERSION, version, strlen(version));
+	wire_write_bytes(&writer, WIRE_FIELD_MODEL_DIGEST, digest, strlen(digest));
+	send_frame(connection, WIRE_HELLO, 0, writer.bytes, writer.used);
+}
+
+/* Take a request out of those at work. */
+static void
+remove_started(Server *server, Request *request)
+{
+	for (int i = 0; i < server->started_count; i++)
+		if (server->started[i] == request)
+		{
+			server->started[i] = server->started[--server->started_count];
+			break;
+		}
+	if (server->started_count == 0)
+		server->alone = false;
+}
+
+void
+admission_finish(Server *server, Request *request)
+{
+	remove_started(server, request);
+	answer(server, request);
+}
+
+/* Announce a request and hand it to a preparer. */
+static void
+start(Server *server, Request *request)
+{
+	server->alone = request->alone;
+	send_frame(request->connection, WIRE_STARTED, request->id, NULL, 0);
+	server->started[server->started_count++] = request;
+	request_queue_push(&server->preparing, request);
+}
+
+/* Whether the request may start now. */
+static bool
+may_start(const Server *server, const Request *request)
+{
+	if (server->alone || server->started_count == MAX_STARTED)
+		return false;
+	if (request->alone && server->started_count > 0)
+		return false;
+	return !request_needs_model(request) || atomic_load(&server->host.state) == HOST_READY;
+}
+
+/* Take the request behind *link out of the waiting ones. */
+static Request *
+unlink_waiting(Server *server, Request **link)
+{
+	Request    *request = *link;
+
+	*link = request->next;
+	if (server->waiting_end == &request->next)
+		server->waiting_end = link;
+	return request;
+}
+
+void
+admission_advance(Server *server)
+{
+	Request   **link = &server->waiting;
+	HostState	state = atomic_load(&server->host.state);
+
+	while (*link != NULL)
+	{
+		Request    *request = *link;
+
+		if (state == HOST_FAILED && request_needs_model(request))
+		{
+			request = unlink_waiting(server, link);
+			request->status = server->host.failure;
+			answer(server, request);
+		}
+		else if (may_start(server, request))
+			start(server, unlink_waiting(server, link));
+		else if (state == HOST_LOADING)
+			link = &request->next;	/* somebody behind may not need the model */
+		else
+			break;				/* in order, so that a request that has to be alone gets its turn */
+	}
+}
+
+/* Answer what needs neither a model nor another thread. */
+static bool
+answer_at_once(Server *server, Request *request)
+{
+	if (status_good(&request->status))
+	{
+		if (request->kind == WIRE_KIND_STATUS)
+			metrics_answer_status(server, request);
+		else if (request->kind == WIRE_KIND_VERSION)
+			metrics_answer_version(server, request);
+		else if (request->kind == WIRE_KIND_IMAGE_INFO && !request->alone && !server->alone)
+		{
+			send_frame(request->connection, WIRE_STARTED, request->id, NULL, 0);
+			request_answer_directly(request);
+		}
+		else
+			return false;
+	}
+	answer(server, request);
+	return true;
+}
+
+static void
+cancel(Server *server, const Connection *connection, uint64_t id)
+{
+	Request   **link = &server->waiting;
+
+	while (*link != NULL)
+	{
+		if ((*link)->connection == connection && (*link)->id == id)
+		{
+			Request    *request = unlink_waiting(server, link);
+
+			atomic_store(&request->cancelled, true);
+			answer(server, request);
+			return;
+		}
+		link = &(*link)->next;
+	}
+	for (int i = 0; i < server->started_count; i++)
+		if (server->started[i]->connection == connection && server->started[i]->id == id)
+			atomic_store(&server->started[i]->cancelled, true);
+}
+
+void
+admission_take_frame(Server *server, Connection *connection, const WireHeader *header, uint8_t *payload)
+{
+	Request    *request;
+
+	if (header->type == WIRE_REQUEST)
+	{
+		request = request_create(header->id, payload, header->length, connection);
+		if (request != NULL)
+		{
+			if (answer_at_once(server, request))
+				return;
+			request->next = NULL;
+			*server->waiting_end = request;
+			server->waiting_end = &request->next;
+			return;
+		}
+		log_write(ENGINE_WARNING, "out of memory for a request of %u bytes", header->length);
+		connection->closing = true;
+	}
+	else if (header->type == WIRE_CANCEL)
+		cancel(server, connection, header->id);
+	else
+	{
+		log_write(ENGINE_WARNING, "a connection sent a frame of type %u and is closed", header->type);
+		connection->closing = true;
+	}
+	free(payload);
+	server->payload_bytes -= header->length;
+}
+
+void
+admission_forget(Server *server, Connection *connection)
+{
+	Request   **link = &server->waiting;
+
+	while (*link != NULL)
+	{
+		if ((*link)->connection == connection)
+		{
+			Request    *request = unlink_waiting(server, link);
+
+			request->connection = NULL;
+			answer(server, request);
+		}
+		else
+			link = &(*link)->next;
+	}
+	for (int i = 0; i < server->started_count; i++)
+		if (server->started[i]->connection == connection)
+		{
+			atomic_store(&server->started[i]->cancelled, true);
+			server->started[i]->connection = NULL;
+		}
+}
+
+void
+admission_report_progress(Server *server)
+{
+	uint8_t		payload[64];
+	WireWriter	writer;
+
+	wire_writer_begin(&writer, payload, sizeof(payload));
+	wire_write_f64(&writer, WIRE_FIELD_FRACTION, atomic_load(&server->host.progress) / 1000.0);
+	for (Request *request = server->waiting; request != NULL; request = request->next)
+		send_frame(request->connection, WIRE_PROGRESS, request->id, writer.bytes, writer.used);
+}

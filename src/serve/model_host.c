@@ -1,0 +1,162 @@
+/*
+ * model_host.c - see model_host.h.
+ */
+#include "model_host.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "clock.h"
+#include "log.h"
+
+void
+model_host_wake_io(ModelHost *host)
+{
+	uint64_t	one = 1;
+	ssize_t		written = write(host->wake_fd, &one, sizeof(one));
+
+	(void) written;				/* full: the IO thread is awake anyway */
+}
+
+void
+model_host_counters(ModelHost *host, SchedulerCounters *counters)
+{
+	pthread_mutex_lock(&host->mutex);
+	*counters = host->counters;
+	pthread_mutex_unlock(&host->mutex);
+}
+
+static void
+note_progress(void *argument, double fraction)
+{
+	ModelHost  *host = argument;
+
+	atomic_store(&host->progress, (uint32_t) (fraction * 1000));
+}
+
+static bool
+open_tokenizer(ModelHost *host, Status *status)
+{
+	const ModelConfig *config = model_config(host->model);
+	size_t		length = strlen(host->options.directory) + sizeof("/tokenizer.model");
+	char	   *path = arena_take(host->arena, length);
+	SpecialTokens special = {config->unk, config->bos, config->eos, config->endofchunk, config->image, config->pad};
+
+	if (path == NULL)
+		return status_out_of_memory(status, length);
+	snprintf(path, length, "%s/tokenizer.model", host->options.directory);
+	host->tokenizer = tokenizer_open(path, &special, config->decoder.base_vocabulary, status);
+	return host->tokenizer != NULL;
+}
+
+/* Everything that can be wrong with a model directory shows here. */
+static bool
+load(ModelHost *host, Status *status)
+{
+	ModelOptions options = {.attend_previous = -1, .progress = note_progress, .argument = host,
+		.cache_bytes = host->options.memory_limit};
+	SchedulerOptions scheduler = {0};
+
+	host->arena = arena_create();
+	if (host->arena == NULL)
+		return status_out_of_memory(status, 0);
+	host->backend = backend_open_cpu(&host->options.cpu, status);
+	if (host->backend == NULL)
+		return false;
+	host->model = model_open(host->options.directory, host->backend, TYPE_F32, &options, status);
+	if (host->model == NULL || !open_tokenizer(host, status) ||
+		!model_context_create(&host->context, model_config(host->model), host->tokenizer, host->arena, status))
+		return false;
+	host->scheduler = scheduler_create(host->model, host->tokenizer, &scheduler, status);
+	return host->scheduler != NULL;
+}
+
+/* What callers are told when there is no model. */
+static void
+set_failure(ModelHost *host, const Status *reason)
+{
+	status_set(&host->failure, STATUS_MODEL_UNAVAILABLE, "model \"%s\" could not be loaded", host->options.directory);
+	if (reason->detail[0] != '\0')
+		status_detail(&host->failure, "%.300s: %.200s", reason->message, reason->detail);
+	else
+		status_detail(&host->failure, "%s.", reason->message);
+	status_hint(&host->failure, "Repair the model, or set mmgpt.model to another one, and run SELECT mmgpt_restart().");
+	log_write(ENGINE_ERROR, "model \"%s\" could not be loaded: %s %s", host->options.directory, reason->message,
+			  reason->detail);
+}
+
+static void
+request_done(Request *request, void *argument)
+{
+	ModelHost  *host = argument;
+
+	request_queue_push(&host->outbox, request);
+	model_host_wake_io(host);
+}
+
+static void
+copy_counters(ModelHost *host)
+{
+	pthread_mutex_lock(&host->mutex);
+	scheduler_counters(host->scheduler, &host->counters);
+	pthread_mutex_unlock(&host->mutex);
+}
+
+/* Step while there is work, sleep on the inbox otherwise. */
+static void
+run(ModelHost *host)
+{
+	bool		busy = false;
+
+	while (!atomic_load(&host->stop))
+	{
+		Request    *request = request_queue_pop(&host->inbox, !busy);
+
+		while (request != NULL)
+		{
+			request_run(request, host->scheduler, request_done, host);
+			request = request_queue_pop(&host->inbox, false);
+		}
+		busy = scheduler_step(host->scheduler);
+		copy_counters(host);
+	}
+}
+
+static void *
+host_main(void *argument)
+{
+	ModelHost  *host = argument;
+	uint64_t	begin = clock_now_ns();
+	Status		status;
+
+	if (!load(host, &status))
+	{
+		set_failure(host, &status);
+		atomic_store(&host->state, HOST_FAILED);
+		model_host_wake_io(host);
+		return NULL;
+	}
+	log_write(ENGINE_LOG, "model \"%s\" loaded in %.1f s on %s", host->options.directory,
+			  (double) (clock_now_ns() - begin) * 1e-9, host->backend->ops->describe(host->backend));
+	atomic_store(&host->state, HOST_READY);
+	model_host_wake_io(host);
+	run(host);
+	return NULL;
+}
+
+bool
+model_host_start(ModelHost *host, const ModelHostOptions *options, int wake_fd, Status *status)
+{
+	memset(host, 0, sizeof(*host));
+	host->options = *options;
+	host->wake_fd = wake_fd;
+	request_queue_begin(&host->inbox);
+	request_queue_begin(&host->outbox);
+	pthread_mutex_init(&host->mutex, NULL);
+	if (pthread_create(&host->thread, NULL, host_main, host) != 0)
+		return status_set(status, STATUS_OUT_OF_MEMORY, "could not start the model's thread");
+	host->thread_started = true;
+	return true;
+}

@@ -1,0 +1,66 @@
+/*
+ * model_host.h - the thread that owns the model: it loads it, runs the scheduler, and hands
+ * finished requests back.
+ *
+ * While the model is loading or when it could not be loaded, the thread has nothing to
+ * do with requests: the IO thread keeps or refuses them by the host's state.
+ */
+#ifndef MMGPT_MODEL_HOST_H
+#define MMGPT_MODEL_HOST_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "request.h"
+#include "request_queue.h"
+#include "scheduler.h"
+
+typedef enum HostState
+{
+	HOST_LOADING,
+	HOST_READY,
+	HOST_FAILED
+} HostState;
+
+typedef struct ModelHostOptions
+{
+	const char *directory;
+	CpuOptions	cpu;
+	size_t		memory_limit;	/* bytes for keys and values; 0: the model's default */
+} ModelHostOptions;
+
+typedef struct ModelHost
+{
+	ModelHostOptions options;
+	pthread_t	thread;
+	bool		thread_started;
+	RequestQueue inbox;			/* prepared requests */
+	RequestQueue outbox;		/* finished ones, for the IO thread */
+	int			wake_fd;		/* eventfd of the IO thread */
+	atomic_bool stop;
+
+	/* Written by the host's thread before state leaves HOST_LOADING, read-only afterwards. */
+	_Atomic HostState state;
+	Status		failure;
+	Arena	   *arena;
+	Backend    *backend;
+	Model	   *model;
+	Tokenizer  *tokenizer;
+	ModelContext context;
+	Scheduler  *scheduler;		/* the host's thread's alone */
+
+	_Atomic uint32_t progress;	/* of loading, in 1/1000 */
+
+	pthread_mutex_t mutex;		/* guards counters */
+	SchedulerCounters counters;	/* a copy after every step */
+} ModelHost;
+
+extern bool model_host_start(ModelHost *host, const ModelHostOptions *options, int wake_fd, Status *status);
+
+/* Make the IO thread look at the outbox and the state. */
+extern void model_host_wake_io(ModelHost *host);
+
+/* The last copy of the scheduler's counters. */
+extern void model_host_counters(ModelHost *host, SchedulerCounters *counters);
+
+#endif

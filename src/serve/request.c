@@ -1,0 +1,326 @@
+/*
+ * request.c - fields of a frame to a request, and the part of it that is done on a preparer
+ * thread; see request.h.
+ */
+#include "request.h"
+
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "clock.h"
+#include "utf8.h"
+
+/* mmgpt.max_image_pixels, where a request does not tell. */
+#define DEFAULT_MAX_PIXELS UINT64_C(100000000)
+/* mmgpt_count's answers are short; so design says. */
+#define COUNT_MAX_TOKENS 32
+
+Request *
+request_create(uint64_t id, uint8_t *payload, size_t size, void *connection)
+{
+	Request    *request = calloc(1, sizeof(Request));
+
+	if (request != NULL)
+		request->arena = arena_create();
+	if (request == NULL || request->arena == NULL)
+	{
+		free(request);
+		return NULL;
+	}
+	request->id = id;
+	request->payload = payload;
+	request->payload_size = size;
+	request->connection = connection;
+	request->received_ns = clock_now_ns();
+	status_clear(&request->status);
+	if (!wire_fields_read(payload, size, &request->fields, &request->status))
+		return request;
+	request->kind = (WireKind) wire_get_u32(&request->fields, WIRE_FIELD_KIND, 0);
+	request->alone = (wire_get_u32(&request->fields, WIRE_FIELD_FLAGS, 0) & WIRE_FLAG_ALONE) != 0;
+	if (request->kind < WIRE_KIND_CHAT || request->kind > WIRE_KIND_VERSION)
+	{
+		status_set(&request->status, STATUS_PROTOCOL, "unknown kind of request %d", (int) request->kind);
+		status_hint(&request->status, "The library may be newer than the engine: run SELECT mmgpt_restart().");
+	}
+	return request;
+}
+
+void
+request_free(Request *request)
+{
+	if (request == NULL)
+		return;
+	arena_free(request->arena);
+	free(request->payload);
+	free(request);
+}
+
+bool
+request_needs_model(const Request *request)
+{
+	return request->kind != WIRE_KIND_IMAGE_INFO && request->kind != WIRE_KIND_STATUS &&
+		request->kind != WIRE_KIND_VERSION;
+}
+
+bool
+request_begin_answer(Request *request, size_t size)
+{
+	void	   *buffer = arena_take(request->arena, size);
+
+	if (buffer == NULL)
+		return status_out_of_memory(&request->status, size);
+	wire_writer_begin(&request->answer, buffer, size);
+	request->answered = true;
+	return true;
+}
+
+void
+request_answer_directly(Request *request)
+{
+	ImageInfo	info;
+	json_t	   *root;
+	char	   *text;
+
+	if (!wire_has(&request->fields, WIRE_FIELD_IMAGE))
+	{
+		status_set(&request->status, STATUS_PROTOCOL, "a request without an image");
+		return;
+	}
+	if (!image_read_info(request->fields.bytes[WIRE_FIELD_IMAGE], request->fields.length[WIRE_FIELD_IMAGE], &info,
+						 &request->status))
+		return;
+	root = json_pack("{s:s, s:i, s:i, s:i, s:s, s:i, s:i, s:I}", "format", info.format == IMAGE_JPEG ? "jpeg" : "png",
+					 "width", info.width, "height", info.height, "channels", info.channels, "color", info.color,
+					 "bits", info.bits, "orientation", info.orientation, "bytes", (json_int_t) info.bytes);
+	text = json_dumps(root, JSON_COMPACT);
+	if (text != NULL && request_begin_answer(request, strlen(text) + WIRE_REQUEST_OVERHEAD))
+		wire_write_bytes(&request->answer, WIRE_FIELD_JSON, text, strlen(text));
+	else if (text == NULL)
+		status_out_of_memory(&request->status, 0);
+	free(text);
+	json_decref(root);
+}
+
+/* ---- what a model needs to know ---- */
+
+/* Whether a piece is made of ASCII digits only, maybe behind SentencePiece's mark for a space. */
+static bool
+is_number_piece(const char *piece, bool may_begin)
+{
+	static const char space_mark[] = "\xE2\x96\x81";
+	size_t		digits;
+
+	if (may_begin && strncmp(piece, space_mark, sizeof(space_mark) - 1) == 0)
+		piece += sizeof(space_mark) - 1;
+	digits = strspn(piece, "0123456789");
+	return digits > 0 && piece[digits] == '\0';
+}
+
+bool
+model_context_create(ModelContext *context, const ModelConfig *config, const Tokenizer *tokenizer, Arena *arena,
+					 Status *status)
+{
+	size_t		words = ((size_t) config->decoder.vocabulary + 31) / 32;
+
+	context->config = config;
+	context->tokenizer = tokenizer;
+	context->prompt_template = (PromptTemplate) {config->introduction, config->separator, config->user_prefix,
+		config->ai_prefix, config->history_eos};
+	context->digits_first = arena_take_array(arena, words, sizeof(uint32_t));
+	context->digits_rest = arena_take_array(arena, words, sizeof(uint32_t));
+	if (context->digits_first == NULL || context->digits_rest == NULL)
+		return status_out_of_memory(status, 2 * words * sizeof(uint32_t));
+	for (int32_t id = 0; id < tokenizer_base_vocabulary(tokenizer); id++)
+	{
+		const char *piece = tokenizer_is_special(tokenizer, id) ? "" : tokenizer_piece(tokenizer, id);
+
+		if (is_number_piece(piece, true))
+			context->digits_first[id / 32] |= 1u << (id % 32);
+		if (is_number_piece(piece, false) || id == config->eos)
+			context->digits_rest[id / 32] |= 1u << (id % 32);
+	}
+	return true;
+}
+
+/* ---- preparing ---- */
+
+/* A text field; an absent one has no text. */
+static TextPart
+text_field(const Request *request, WireField field)
+{
+	TextPart	part = {(const char *) request->fields.bytes[field], request->fields.length[field]};
+
+	return part;
+}
+
+static bool
+read_options(Request *request)
+{
+	const WireFields *fields = &request->fields;
+	RequestOptions *options = &request->options;
+	TextPart	json = text_field(request, WIRE_FIELD_OPTIONS);
+
+	request_options_defaults(options);
+	options->max_tokens = (int) wire_get_u32(fields, WIRE_FIELD_MAX_TOKENS, (uint32_t) options->max_tokens);
+	options->temperature = wire_get_f64(fields, WIRE_FIELD_TEMPERATURE, options->temperature);
+	options->top_k = (int) wire_get_u32(fields, WIRE_FIELD_TOP_K, (uint32_t) options->top_k);
+	options->top_p = wire_get_f64(fields, WIRE_FIELD_TOP_P, options->top_p);
+	options->has_seed = wire_has(fields, WIRE_FIELD_SEED);
+	options->seed = wire_get_i64(fields, WIRE_FIELD_SEED, 0);
+	if (wire_get_u32(fields, WIRE_FIELD_NUM_BEAMS, 1) != 1)
+	{
+		status_set(&request->status, STATUS_NOT_SUPPORTED, "beam search is not supported yet");
+		return status_hint(&request->status, "Set mmgpt.num_beams to 1.");
+	}
+	return request_options_read(json.text, json.length, false, request->arena, options, &request->status);
+}
+
+/* A prompt of the config with "{}" replaced once. */
+static bool
+fill_prompt(Request *request, const char *pattern, TextPart value, TextPart *prompt)
+{
+	const char *place = strstr(pattern, "{}");
+	size_t		before = place == NULL ? strlen(pattern) : (size_t) (place - pattern);
+	size_t		after = place == NULL ? 0 : strlen(place + 2);
+	char	   *text = arena_take(request->arena, before + value.length + after + 1);
+
+	if (text == NULL)
+		return status_out_of_memory(&request->status, before + value.length + after);
+	memcpy(text, pattern, before);
+	prompt->text = text;
+	prompt->length = before;
+	if (place == NULL)
+		return true;
+	if (value.length > 0)
+		memcpy(text + before, value.text, value.length);
+	memcpy(text + before + value.length, place + 2, after);
+	prompt->length = before + value.length + after;
+	return true;
+}
+
+static bool
+caption_prompt(Request *request, const PromptConfig *prompts, TextPart detail, TextPart *prompt)
+{
+	bool		brief = detail.length == 5 && memcmp(detail.text, "brief", 5) == 0;
+
+	if (!brief && (detail.length != 8 || memcmp(detail.text, "detailed", 8) != 0))
+	{
+		status_set(&request->status, STATUS_INVALID_ARGUMENT, "unknown detail \"%.*s\"",
+				   (int) (detail.length < 40 ? detail.length : 40), detail.text);
+		return status_hint(&request->status, "Use brief or detailed.");
+	}
+	prompt->text = brief ? prompts->caption_brief : prompts->caption_detailed;
+	prompt->length = strlen(prompt->text);
+	return true;
+}
+
+/* What the model is asked, by the kind of the request. */
+static bool
+choose_prompt(Request *request, const ModelConfig *config, TextPart *prompt)
+{
+	TextPart	given = text_field(request, WIRE_FIELD_PROMPT);
+
+	if (given.text == NULL)
+		return status_set(&request->status, STATUS_PROTOCOL, "a request without a prompt");
+	switch (request->kind)
+	{
+		case WIRE_KIND_CAPTION:
+			return caption_prompt(request, &config->prompts, given, prompt);
+		case WIRE_KIND_COUNT:
+			request->options.temperature = 0;
+			request->options.max_tokens = COUNT_MAX_TOKENS;
+			return fill_prompt(request, config->prompts.count, given, prompt);
+		case WIRE_KIND_SCORE:
+		case WIRE_KIND_FILTER:
+			return fill_prompt(request, config->prompts.filter, given, prompt);
+		default:
+			*prompt = given;
+			return true;
+	}
+}
+
+static bool
+prepare_picture(Request *request, const ModelConfig *config)
+{
+	TextPart	image = text_field(request, WIRE_FIELD_IMAGE);
+	ImageLimits limits = {wire_get_u64(&request->fields, WIRE_FIELD_MAX_PIXELS, DEFAULT_MAX_PIXELS)};
+	int			size = config->vision.image_size;
+	uint8_t    *pixels;
+	Arena	   *scratch;
+	bool		good;
+
+	if (image.text == NULL)
+		return true;
+	pixels = arena_take(request->arena, (size_t) size * (size_t) size * 3);
+	scratch = arena_create();
+	good = pixels != NULL && scratch != NULL;
+	if (!good)
+		status_out_of_memory(&request->status, (size_t) size * (size_t) size * 3);
+	else
+		good = image_preprocess(image.text, image.length, IMAGE_RULES_DISPLAY, &limits, size, scratch, pixels,
+								&request->status);
+	arena_free(scratch);
+	request->picture.pixels = pixels;
+	request->pictures.pictures = &request->picture;
+	request->pictures.count = 1;
+	return good;
+}
+
+#ifdef MMGPT_FAULTS
+/* Do what a test asked for. */
+static bool
+inject_fault(Request *request)
+{
+	const struct timespec pause = {0, 10000000};
+
+	if (request->options.fault == FAULT_ABORT)
+		abort();
+	while (request->options.fault == FAULT_HANG && !atomic_load(&request->cancelled))
+		nanosleep(&pause, NULL);
+	if (request->options.fault == FAULT_OUT_OF_MEMORY)
+		return status_out_of_memory(&request->status, SIZE_MAX);
+	return true;
+}
+#endif
+
+static bool
+count_tokens(Request *request, const ModelContext *context)
+{
+	TextPart	text = text_field(request, WIRE_FIELD_PROMPT);
+
+	if (text.text == NULL)
+		return status_set(&request->status, STATUS_PROTOCOL, "a request without a text");
+	token_list_begin(&request->ids, request->arena);
+	if (!tokenizer_encode_plain(context->tokenizer, text.text, text.length, &request->ids, &request->status) ||
+		!request_begin_answer(request, WIRE_REQUEST_OVERHEAD))
+		return false;
+	wire_write_i64(&request->answer, WIRE_FIELD_INTEGER, request->ids.count);
+	return true;
+}
+
+bool
+request_prepare(Request *request, const ModelContext *context)
+{
+	TextPart	history = text_field(request, WIRE_FIELD_HISTORY);
+	TextPart	prompt;
+	TextPart	input;
+
+	request->context = context;
+	if (request->kind == WIRE_KIND_TOKEN_COUNT)
+		return count_tokens(request, context);
+	if (!read_options(request) || !choose_prompt(request, context->config, &prompt))
+		return false;
+#ifdef MMGPT_FAULTS
+	if (!inject_fault(request))
+		return false;
+#endif
+	input = (TextPart) {request->options.input, request->options.input_length};
+	token_list_begin(&request->ids, request->arena);
+	return dialogue_read(history.text, history.length, prompt, input, wire_has(&request->fields, WIRE_FIELD_IMAGE),
+						 request->arena, &request->dialogue, &request->status) &&
+		prompt_encode(context->tokenizer, &context->prompt_template, &request->dialogue, &request->ids,
+					  &request->status) &&
+		prepare_picture(request, context->config);
+}

@@ -1,0 +1,105 @@
+/*
+ * request.h - the life of a request, from a frame to its answer.
+ *
+ *	received	the IO thread read a whole frame
+ *	waiting		for a model that is loading, or for its turn; nothing in it was looked at yet
+ *	preparing	STARTED was sent; a preparer thread reads JSON, decodes the picture, makes token ids
+ *	running		the scheduler's thread generates or scores, maybe several times
+ *	done		the answer is complete and goes back to the IO thread, which sends and frees it
+ *
+ * A request belongs to exactly one thread at a time and is handed on through queues;
+ * only `cancelled` is set across threads. All its memory is its arena and its payload.
+ */
+#ifndef MMGPT_REQUEST_H
+#define MMGPT_REQUEST_H
+
+#include <stdatomic.h>
+
+#include "generation.h"
+#include "image.h"
+#include "prompt_template.h"
+#include "request_options.h"
+#include "scheduler.h"
+#include "wire_frame.h"
+#include "wire_message.h"
+
+/* What requests need of an open model; made once, read by all threads. */
+typedef struct ModelContext
+{
+	const ModelConfig *config;
+	const Tokenizer *tokenizer;
+	PromptTemplate prompt_template;
+	uint32_t   *digits_first;	/* bits [V]: tokens that can begin a number */
+	uint32_t   *digits_rest;	/* tokens that can go on with one, and the end token */
+} ModelContext;
+
+extern bool model_context_create(ModelContext *context, const ModelConfig *config, const Tokenizer *tokenizer,
+								 Arena *arena, Status *status);
+
+typedef struct Request Request;
+
+struct Request
+{
+	Request    *next;			/* in whichever queue holds it */
+	Arena	   *arena;
+	void	   *connection;		/* the server's; NULL once the client is gone */
+	uint64_t	id;
+	uint8_t    *payload;		/* malloc'ed; fields point into it */
+	size_t		payload_size;
+	WireFields	fields;
+	WireKind	kind;
+	bool		alone;			/* WIRE_FLAG_ALONE */
+	atomic_bool cancelled;
+	uint64_t	received_ns;
+
+	/* prepared */
+	RequestOptions options;
+	Dialogue	dialogue;
+	TokenList	ids;
+	Picture		picture;
+	PictureSet	pictures;		/* count 0: language only */
+
+	/* running */
+	const ModelContext *context;
+	Scheduler  *scheduler;
+	Generation *generations;	/* [generation_count] of the current round */
+	int			generation_count;
+	int			unfinished;
+	bool		counting_digits;	/* mmgpt_count's second try */
+	struct ScoreWord *words;
+	int			word_count;
+	void		(*done) (Request *request, void *argument);
+	void	   *argument;
+
+	/* done */
+	Status		status;			/* a failure, or success */
+	bool		answered;		/* not cancelled: there is something to send */
+	WireWriter	answer;			/* payload of ANSWER, in the arena */
+	int			prompt_tokens;
+	int			new_tokens;
+};
+
+/*
+ * Make a request of a frame's payload, which it takes over. Wrong fields show in
+ * request->status and are answered like any failure. NULL: out of memory.
+ */
+extern Request *request_create(uint64_t id, uint8_t *payload, size_t size, void *connection);
+extern void request_free(Request *request);
+
+/* Whether the kind needs a model. */
+extern bool request_needs_model(const Request *request);
+
+/* Answer a kind that needs no model but its own bytes: image_info. Sets answer or status. */
+extern void request_answer_directly(Request *request);
+
+/* The preparer's part: options, history, picture, token ids. False with request->status set. */
+extern bool request_prepare(Request *request, const ModelContext *context);
+
+/* The scheduler's part: submit what the request needs; done(request, argument) is called when it is complete. */
+extern void request_run(Request *request, Scheduler *scheduler, void (*done) (Request *request, void *argument),
+						void *argument);
+
+/* Begin an answer with room for size bytes of payload; false: out of memory, and the status says so. */
+extern bool request_begin_answer(Request *request, size_t size);
+
+#endif

@@ -1,0 +1,53 @@
+/*
+ * request_queue.c - a list under a mutex; see request_queue.h.
+ */
+#include "request_queue.h"
+
+void
+request_queue_begin(RequestQueue *queue)
+{
+	pthread_mutex_init(&queue->mutex, NULL);
+	pthread_cond_init(&queue->filled, NULL);
+	queue->first = NULL;
+	queue->end = &queue->first;
+	queue->closed = false;
+}
+
+void
+request_queue_push(RequestQueue *queue, Request *request)
+{
+	request->next = NULL;
+	pthread_mutex_lock(&queue->mutex);
+	*queue->end = request;
+	queue->end = &request->next;
+	pthread_cond_signal(&queue->filled);
+	pthread_mutex_unlock(&queue->mutex);
+}
+
+Request *
+request_queue_pop(RequestQueue *queue, bool wait)
+{
+	Request    *request;
+
+	pthread_mutex_lock(&queue->mutex);
+	while (wait && queue->first == NULL && !queue->closed)
+		pthread_cond_wait(&queue->filled, &queue->mutex);
+	request = queue->closed ? NULL : queue->first;
+	if (request != NULL)
+	{
+		queue->first = request->next;
+		if (queue->first == NULL)
+			queue->end = &queue->first;
+	}
+	pthread_mutex_unlock(&queue->mutex);
+	return request;
+}
+
+void
+request_queue_close(RequestQueue *queue)
+{
+	pthread_mutex_lock(&queue->mutex);
+	queue->closed = true;
+	pthread_cond_broadcast(&queue->filled);
+	pthread_mutex_unlock(&queue->mutex);
+}

@@ -1,0 +1,30 @@
+/*
+ * request_queue.h - requests on their way from one thread to another.
+ */
+#ifndef MMGPT_REQUEST_QUEUE_H
+#define MMGPT_REQUEST_QUEUE_H
+
+#include <pthread.h>
+
+#include "request.h"
+
+/* First in, first out; the mutex guards the list, nothing else. */
+typedef struct RequestQueue
+{
+	pthread_mutex_t mutex;
+	pthread_cond_t filled;
+	Request    *first;
+	Request   **end;
+	bool		closed;			/* nobody waits any more */
+} RequestQueue;
+
+extern void request_queue_begin(RequestQueue *queue);
+extern void request_queue_push(RequestQueue *queue, Request *request);
+
+/* The oldest request; NULL when there is none (wait false) or the queue was closed. */
+extern Request *request_queue_pop(RequestQueue *queue, bool wait);
+
+/* Wake everybody who waits; they get NULL from now on. */
+extern void request_queue_close(RequestQueue *queue);
+
+#endif

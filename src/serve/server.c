@@ -1,0 +1,389 @@
+/*
+ * server.c - the IO thread: one epoll loop over the listening socket, the connections, the
+ * lifeline and the wake-ups of the other threads; see server.h.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "clock.h"
+#include "log.h"
+#include "sandbox.h"
+#include "server_internal.h"
+
+#define LISTEN_BACKLOG 4096
+/* How often waiting callers hear of a loading model. */
+#define PROGRESS_MILLISECONDS 200
+/* Threads that read JSON and pictures, at most. */
+#define MAX_PREPARERS 4
+
+/* What epoll tells besides connections: addresses that stand for other descriptors. */
+static char listen_mark;
+static char wake_mark;
+static char lifeline_mark;
+
+static volatile sig_atomic_t terminated = 0;
+
+static void
+note_termination(int signal_number)
+{
+	terminated = 1;
+}
+
+/* ---- beginning ---- */
+
+static void
+set_signals(void)
+{
+	struct sigaction action;
+
+	memset(&action, 0, sizeof(action));
+	action.sa_handler = note_termination;
+	sigaction(SIGTERM, &action, NULL);
+	action.sa_handler = SIG_IGN;
+	sigaction(SIGPIPE, &action, NULL);
+	sigaction(SIGINT, &action, NULL);
+	sigaction(SIGHUP, &action, NULL);
+}
+
+/* As many descriptors as the system allows: each session is a connection. */
+static void
+raise_descriptor_limit(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+		return;
+	limit.rlim_cur = limit.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+static bool
+make_socket(Server *server, Status *status)
+{
+	const char *path = server->options.socket_path;
+	struct sockaddr_un address;
+	mode_t		mask;
+	int			fd;
+
+	memset(&address, 0, sizeof(address));
+	address.sun_family = AF_UNIX;
+	if (strlen(path) >= sizeof(address.sun_path))
+		return status_set(status, STATUS_USAGE, "socket path \"%s\" is longer than %zu bytes", path,
+						  sizeof(address.sun_path) - 1);
+	strcpy(address.sun_path, path);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	mask = umask(0177);
+	if (fd < 0 || (unlink(path) != 0 && errno != ENOENT) ||
+		bind(fd, (struct sockaddr *) &address, sizeof(address)) != 0 || listen(fd, LISTEN_BACKLOG) != 0)
+	{
+		status_set(status, STATUS_IO, "could not listen at \"%s\": %s", path, strerror(errno));
+		umask(mask);
+		if (fd >= 0)
+			close(fd);
+		return false;
+	}
+	umask(mask);
+	server->options.listen_fd = fd;
+	return true;
+}
+
+static bool
+watch(Server *server, int fd, uint32_t events, void *mark, Status *status)
+{
+	struct epoll_event event = {.events = events, .data.ptr = mark};
+
+	if (epoll_ctl(server->epoll_fd, EPOLL_CTL_ADD, fd, &event) == 0)
+		return true;
+	return status_set(status, STATUS_IO, "could not watch descriptor %d: %s", fd, strerror(errno));
+}
+
+static void *
+prepare_requests(void *argument)
+{
+	Server	   *server = argument;
+
+	for (;;)
+	{
+		Request    *request = request_queue_pop(&server->preparing, true);
+		bool		good;
+
+		if (request == NULL)
+			return NULL;
+		if (request->kind == WIRE_KIND_IMAGE_INFO)
+		{
+			request_answer_directly(request);
+			good = false;
+		}
+		else
+			good = request_prepare(request, &server->host.context) && !request->answered;
+		request_queue_push(good ? &server->host.inbox : &server->host.outbox, request);
+		if (!good)
+			model_host_wake_io(&server->host);
+	}
+}
+
+static bool
+start_preparers(Server *server, Status *status)
+{
+	long		cores = sysconf(_SC_NPROCESSORS_ONLN);
+	int			count = cores < 1 ? 1 : cores > MAX_PREPARERS ? MAX_PREPARERS : (int) cores;
+
+	request_queue_begin(&server->preparing);
+	for (int i = 0; i < count; i++)
+	{
+		pthread_t	thread;
+
+		if (pthread_create(&thread, NULL, prepare_requests, server) != 0)
+			return status_set(status, STATUS_OUT_OF_MEMORY, "could not start a thread");
+		pthread_detach(thread);
+	}
+	return true;
+}
+
+static bool
+begin(Server *server, Status *status)
+{
+	set_signals();
+	raise_descriptor_limit();
+	if (server->options.listen_fd < 0 && !make_socket(server, status))
+		return false;
+	fcntl(server->options.listen_fd, F_SETFL, O_NONBLOCK);
+	server->waiting_end = &server->waiting;
+	server->begin_ns = clock_now_ns();
+	server->started = calloc(MAX_STARTED, sizeof(Request *));
+	server->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	server->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	if (server->started == NULL || server->epoll_fd < 0 || server->wake_fd < 0)
+		return status_set(status, STATUS_IO, "could not set up the event loop: %s", strerror(errno));
+	if (server->options.sandbox && !sandbox_enter(status))
+		log_write(ENGINE_WARNING, "%s", status->message);
+	return watch(server, server->options.listen_fd, EPOLLIN, &listen_mark, status) &&
+		watch(server, server->wake_fd, EPOLLIN, &wake_mark, status) &&
+		(server->options.lifeline_fd < 0 ||
+		 watch(server, server->options.lifeline_fd, EPOLLIN | EPOLLRDHUP, &lifeline_mark, status)) &&
+		model_host_start(&server->host, &server->options.host, server->wake_fd, status) &&
+		start_preparers(server, status);
+}
+
+/* ---- connections ---- */
+
+/* Only the account that runs the engine, and root, may ask. */
+static bool
+peer_is_trusted(int fd)
+{
+	struct ucred peer;
+	socklen_t	length = sizeof(peer);
+
+	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 && (peer.uid == geteuid() || peer.uid == 0);
+}
+
+static void
+accept_connections(Server *server)
+{
+	for (;;)
+	{
+		int			fd = accept4(server->options.listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+		Connection *connection;
+		Status		status;
+
+		if (fd < 0)
+			return;
+		connection = peer_is_trusted(fd) ? connection_create(fd) : NULL;
+		if (connection == NULL || !watch(server, fd, EPOLLIN, connection, &status))
+		{
+			log_write(ENGINE_WARNING, "a connection was refused");
+			if (connection != NULL)
+				connection_free(connection);
+			else
+				close(fd);
+			continue;
+		}
+		connection->events = EPOLLIN;
+		connection->next = server->connections;
+		if (server->connections != NULL)
+			server->connections->previous = connection;
+		server->connections = connection;
+		admission_greet(server, connection);
+	}
+}
+
+/* A payload may be read when there is room for it, or when it would be the only one. */
+static bool
+allow_payload(Server *server, Connection *connection)
+{
+	size_t		length = connection->header.length;
+
+	if (server->payload_bytes > 0 && server->payload_bytes + length > PAYLOAD_BUDGET)
+	{
+		connection->paused = true;
+		server->any_paused = true;
+		return false;
+	}
+	if (!connection_allow_payload(connection))
+	{
+		log_write(ENGINE_WARNING, "out of memory for a frame of %zu bytes", length);
+		connection->closing = true;
+		return false;
+	}
+	server->payload_bytes += length;
+	return true;
+}
+
+static void
+read_connection(Server *server, Connection *connection)
+{
+	while (!connection->closing)
+	{
+		WireHeader	header;
+
+		switch (connection_read(connection))
+		{
+			case READ_AGAIN:
+				return;
+			case READ_HEADER:
+				if (!allow_payload(server, connection))
+					return;
+				break;
+			case READ_FRAME:
+				header = connection->header;
+				admission_take_frame(server, connection, &header, connection_take_payload(connection));
+				break;
+			case READ_CLOSED:
+				connection->closing = true;
+				return;
+		}
+	}
+}
+
+static void
+close_connection(Server *server, Connection *connection)
+{
+	admission_forget(server, connection);
+	if (connection->payload != NULL)
+		server->payload_bytes -= connection->header.length;
+	if (connection->previous != NULL)
+		connection->previous->next = connection->next;
+	else
+		server->connections = connection->next;
+	if (connection->next != NULL)
+		connection->next->previous = connection->previous;
+	connection_free(connection);
+}
+
+/* Watch what the connection now waits for. */
+static void
+update_events(Server *server, Connection *connection)
+{
+	uint32_t	events = (connection->paused ? 0 : EPOLLIN) | (connection->output != NULL ? EPOLLOUT : 0);
+	struct epoll_event event = {.events = events, .data.ptr = connection};
+
+	if (events == connection->events)
+		return;
+	epoll_ctl(server->epoll_fd, EPOLL_CTL_MOD, connection->fd, &event);
+	connection->events = events;
+}
+
+/* At the end of a turn: resume those that waited for memory, close what is over. */
+static void
+tidy_connections(Server *server)
+{
+	bool		resume = server->any_paused && server->payload_bytes < PAYLOAD_BUDGET / 2;
+	Connection *next;
+
+	if (resume)
+		server->any_paused = false;
+	for (Connection *connection = server->connections; connection != NULL; connection = next)
+	{
+		next = connection->next;
+		if (resume && connection->paused)
+		{
+			connection->paused = false;
+			read_connection(server, connection);
+		}
+		if (connection->closing)
+			close_connection(server, connection);
+		else
+			update_events(server, connection);
+	}
+}
+
+/* ---- the loop ---- */
+
+static void
+take_finished(Server *server)
+{
+	uint64_t	count;
+	ssize_t		length = read(server->wake_fd, &count, sizeof(count));
+	Request    *request;
+
+	(void) length;
+	while ((request = request_queue_pop(&server->host.outbox, false)) != NULL)
+		admission_finish(server, request);
+}
+
+static void
+handle_event(Server *server, const struct epoll_event *event)
+{
+	if (event->data.ptr == &listen_mark)
+		accept_connections(server);
+	else if (event->data.ptr == &wake_mark)
+		take_finished(server);
+	else if (event->data.ptr == &lifeline_mark)
+		server->stop = true;
+	else
+	{
+		Connection *connection = event->data.ptr;
+
+		if ((event->events & EPOLLOUT) != 0 && !connection_flush(connection))
+			connection->closing = true;
+		if ((event->events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0)
+			read_connection(server, connection);
+	}
+}
+
+static void
+loop(Server *server)
+{
+	struct epoll_event events[64];
+	uint64_t	reported = 0;
+
+	while (!server->stop && !terminated)
+	{
+		bool		loading = atomic_load(&server->host.state) == HOST_LOADING;
+		int			count = epoll_wait(server->epoll_fd, events, 64, loading ? PROGRESS_MILLISECONDS : -1);
+
+		for (int i = 0; i < count; i++)
+			handle_event(server, &events[i]);
+		admission_advance(server);
+		if (loading && clock_now_ns() - reported > PROGRESS_MILLISECONDS * UINT64_C(1000000))
+		{
+			reported = clock_now_ns();
+			admission_report_progress(server);
+		}
+		tidy_connections(server);
+	}
+}
+
+bool
+server_run(const ServerOptions *options, Status *status)
+{
+	static Server server;		/* threads use it until the process ends */
+
+	server.options = *options;
+	if (!begin(&server, status))
+		return false;
+	loop(&server);
+	log_write(ENGINE_DEBUG, "engine ends");
+	return true;
+}

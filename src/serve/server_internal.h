@@ -1,0 +1,71 @@
+/*
+ * server_internal.h - the server's state, shared by its IO files. All of it belongs to the
+ * IO thread, but for the queues.
+ */
+#ifndef MMGPT_SERVER_INTERNAL_H
+#define MMGPT_SERVER_INTERNAL_H
+
+#include "connection.h"
+#include "server.h"
+
+/* Requests at work at once; as many as the scheduler runs. */
+#define MAX_STARTED 64
+/* Payloads held in memory at once; connections wait with theirs until it is less. */
+#define PAYLOAD_BUDGET ((size_t) 512 * 1024 * 1024)
+
+typedef struct Server
+{
+	ServerOptions options;
+	int			epoll_fd;
+	int			wake_fd;
+	bool		stop;
+	Connection *connections;
+	size_t		payload_bytes;	/* of all requests and frames being read */
+	bool		any_paused;
+
+	Request    *waiting;		/* in order of arrival, not started */
+	Request   **waiting_end;
+	Request   **started;		/* [MAX_STARTED]: at work on another thread */
+	int			started_count;
+	bool		alone;			/* the one started request runs alone */
+
+	ModelHost	host;
+	RequestQueue preparing;
+
+	uint64_t	begin_ns;
+	uint64_t	done;
+	uint64_t	errors;
+	uint64_t	cancelled;
+	uint64_t	latency_ns;		/* sum over done */
+} Server;
+
+/* ---- admission.c ---- */
+
+/* A complete frame arrived. */
+extern void admission_take_frame(Server *server, Connection *connection, const WireHeader *header, uint8_t *payload);
+
+/* Start whoever may start now; answer or refuse by the state of the model. */
+extern void admission_advance(Server *server);
+
+/* A request came back from another thread. */
+extern void admission_finish(Server *server, Request *request);
+
+/* A client is gone: forget its waiting requests, cancel the others. */
+extern void admission_forget(Server *server, Connection *connection);
+
+/* Tell all waiting requests how far the model is loaded. */
+extern void admission_report_progress(Server *server);
+
+/* The hello frame of a new connection. */
+extern void admission_greet(Server *server, Connection *connection);
+
+/* ---- metrics.c ---- */
+
+/* Answer a status or version request. */
+extern void metrics_answer_status(Server *server, Request *request);
+extern void metrics_answer_version(Server *server, Request *request);
+
+/* "1.0.0 (cpu avx512, 2 threads, f32)" into buffer. */
+extern void metrics_version_text(Server *server, char *buffer, size_t size);
+
+#endif
