@@ -241,6 +241,33 @@ prompt_encode(const Tokenizer *tokenizer, const PromptTemplate *prompt_template,
 	return good;
 }
 
+/* Bytes of a part that no stripping takes away. */
+static size_t
+solid_length(TextPart part)
+{
+	size_t		length = 0;
+
+	if (part.text != NULL)
+		tokenizer_strip(part.text, part.length, true, true, &length);
+	return length;
+}
+
+int
+prompt_fewest_tokens(const Tokenizer *tokenizer, const Dialogue *dialogue)
+{
+	size_t		length = 0;
+
+	for (int i = 0; i < dialogue->count; i++)
+	{
+		const DialogueRound *round = &dialogue->rounds[i];
+
+		length += solid_length(round->prompt) + solid_length(round->input);
+		if (i < dialogue->count - 1)
+			length += solid_length(round->response);
+	}
+	return tokenizer_fewest_tokens(tokenizer, length);
+}
+
 /*
  * Append to ids what text adds to the open piece. Encoded without and with text,
  * the piece must begin alike, since the model has already read its first part.
@@ -266,7 +293,8 @@ encode_continuation(Writer *writer, const PromptTemplate *prompt_template, TextP
 		status_set(writer->status, STATUS_INTERNAL,
 				   "the answer's first characters merge with the end of the prompt");
 		return status_detail(writer->status,
-							 "A piece of the model's vocabulary begins in the heading \"%s\" and ends in the answer.",
+							 "A piece of the model's vocabulary begins in the heading \"%s\" and "
+							 "ends in the answer.",
 							 prompt_template->ai_prefix);
 	}
 	for (int i = without.count; i < with.count; i++)

@@ -58,6 +58,12 @@ extern bool prompt_encode(const Tokenizer *tokenizer, const PromptTemplate *prom
 						  const Dialogue *dialogue, TokenList *ids, Status *status);
 
 /*
+ * A number of tokens that the dialogue certainly has, found without encoding it:
+ * refuse by it a prompt that is far too long before it costs anything.
+ */
+extern int prompt_fewest_tokens(const Tokenizer *tokenizer, const Dialogue *dialogue);
+
+/*
  * Append the ids that text has when it stands as the answer to the dialogue,
  * that is what is added to prompt_encode's ids when the response begins with text. For
  * scoring. STATUS_INTERNAL when the prompt's own ids would change; with LLaMA's

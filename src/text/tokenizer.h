@@ -21,6 +21,12 @@
 extern "C" {
 #endif
 
+/*
+ * The most bytes that are encoded at once, some 150 bytes of memory each: a text of
+ * this length without a space in it, or a run of so many spaces, is refused.
+ */
+#define TOKENIZER_MAX_WORD ((size_t) 4 * 1024 * 1024)
+
 /* Ids of the special tokens, from config.json's special_ids. */
 typedef struct SpecialTokens
 {
@@ -63,10 +69,18 @@ extern void tokenizer_close(Tokenizer *tokenizer);
 /*
  * Append the ids of plain text: one piece for SentencePiece, in which spellings
  * of special tokens are ordinary characters. Text must be UTF-8
- * (STATUS_INVALID_TEXT). Nothing is put in front.
+ * (STATUS_INVALID_TEXT). Nothing is put in front. Memory does not grow with the
+ * text, but with its longest word, of which TOKENIZER_MAX_WORD bytes are the most
+ * (STATUS_NOT_SUPPORTED).
  */
 extern bool tokenizer_encode_plain(const Tokenizer *tokenizer, const char *text, size_t length,
 								   TokenList *ids, Status *status);
+
+/*
+ * A number of tokens that length bytes of text certainly have, without encoding
+ * them: what does not fit a context by this figure need not be tried.
+ */
+extern int tokenizer_fewest_tokens(const Tokenizer *tokenizer, size_t length);
 
 /*
  * Append BOS and the ids of text as the original's tokenizer gives them: split

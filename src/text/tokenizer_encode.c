@@ -7,6 +7,14 @@
  * white space on the sides that touch one vanishes (Python's strip), pieces that
  * became empty are dropped, and every other piece is encoded on its own, each
  * with its own leading space. <unk> is the exception and strips nothing.
+ *
+ * SentencePiece takes about 150 bytes of memory for each byte that it encodes at
+ * once, so a long text is handed to it in parts of about ENCODE_PART bytes. This
+ * changes no id: a part ends before a space that follows another character, no
+ * piece of the vocabulary reaches over such a place, merges happen within pieces
+ * only, and the dummy prefix of the next part stands for the space left out.
+ * tokenizer_measure checks of each vocabulary that this holds; where it does not,
+ * a text stays whole.
  */
 #include "tokenizer_state.h"
 
@@ -16,6 +24,9 @@
 #include "utf8.h"
 
 #define TOKEN_LIST_FIRST_CAPACITY 64
+#define ENCODE_PART ((size_t) 64 * 1024)
+#define SPACE_MARK "\xE2\x96\x81"	/* U+2581, SentencePiece's spelling of a space */
+#define SPACE_MARK_LENGTH 3
 
 void
 token_list_begin(TokenList *list, Arena *arena)
@@ -116,15 +127,120 @@ check_utf8(const char *text, size_t length, Status *status)
 					  good);
 }
 
+/* True when a piece spells a space behind another character. */
+static bool
+piece_reaches_over_space(const char *piece)
+{
+	const char *at = piece;
+
+	while (strncmp(at, SPACE_MARK, SPACE_MARK_LENGTH) == 0)
+		at += SPACE_MARK_LENGTH;
+	return strstr(at, SPACE_MARK) != NULL;
+}
+
+/* True when encoding "a b" whole and in two parts gives the same ids. */
+static bool
+parts_join(const Tokenizer *tokenizer, Arena *arena, bool *join, Status *status)
+{
+	TokenList	whole;
+	TokenList	parts;
+
+	token_list_begin(&whole, arena);
+	token_list_begin(&parts, arena);
+	if (!sentencepiece_encode(tokenizer->model, "a b", 3, &whole, status) ||
+		!sentencepiece_encode(tokenizer->model, "a", 1, &parts, status) ||
+		!sentencepiece_encode(tokenizer->model, "b", 1, &parts, status))
+		return false;
+	*join = whole.count == parts.count && whole.count > 0 &&
+		memcmp(whole.ids, parts.ids, (size_t) whole.count * sizeof(int32_t)) == 0;
+	return true;
+}
+
+bool
+tokenizer_measure(Tokenizer *tokenizer, Status *status)
+{
+	Arena	   *arena = arena_create();
+	bool		good;
+
+	if (arena == NULL)
+		return status_out_of_memory(status, sizeof(TokenList));
+	good = parts_join(tokenizer, arena, &tokenizer->splits_at_spaces, status);
+	arena_free(arena);
+	tokenizer->longest_piece = 1;
+	for (int id = 0; id < tokenizer->base_vocabulary; id++)
+	{
+		const char *piece = sentencepiece_piece(tokenizer->model, id);
+		size_t		length = strlen(piece);
+
+		if (length > tokenizer->longest_piece)
+			tokenizer->longest_piece = length;
+		if (piece_reaches_over_space(piece))
+			tokenizer->splits_at_spaces = false;
+	}
+	return good;
+}
+
+/* True when a space stands at the offset, and before it what is neither space nor space mark. */
+static bool
+can_cut(const char *text, size_t at)
+{
+	if (text[at] != ' ' || text[at - 1] == ' ')
+		return false;
+	return at < SPACE_MARK_LENGTH ||
+		memcmp(text + at - SPACE_MARK_LENGTH, SPACE_MARK, SPACE_MARK_LENGTH) != 0;
+}
+
+/* Bytes to hand to SentencePiece next; a space follows them unless the text ends. */
+static size_t
+part_length(const Tokenizer *tokenizer, const char *text, size_t length)
+{
+	if (!tokenizer->splits_at_spaces)
+		return length;
+	/* A space that ends the text is no cut: the part after it would be empty. */
+	for (size_t at = ENCODE_PART; at + 1 < length; at++)
+		if (can_cut(text, at))
+			return at;
+	return length;
+}
+
+/* Set the status for what can't be encoded in parts. Always returns false. */
+static bool
+refuse_long_word(Status *status)
+{
+	status_set(status, STATUS_NOT_SUPPORTED, "text has a word longer than %zu bytes",
+			   TOKENIZER_MAX_WORD);
+	return status_detail(status, "A word is what stands between two single spaces.");
+}
+
 bool
 tokenizer_encode_plain(const Tokenizer *tokenizer, const char *text, size_t length,
 					   TokenList *ids, Status *status)
 {
-	if (length == 0)
-		return true;
 	if (!check_utf8(text, length, status))
 		return false;
-	return sentencepiece_encode(tokenizer->model, text, length, ids, status);
+	while (length > 0)
+	{
+		size_t		part = part_length(tokenizer, text, length);
+
+		if (part > TOKENIZER_MAX_WORD)
+			return refuse_long_word(status);
+		if (!sentencepiece_encode(tokenizer->model, text, part, ids, status))
+			return false;
+		/* The space at the cut is the dummy prefix of the next part. */
+		if (part < length)
+			part++;
+		text += part;
+		length -= part;
+	}
+	return true;
+}
+
+int
+tokenizer_fewest_tokens(const Tokenizer *tokenizer, size_t length)
+{
+	size_t		fewest = length / tokenizer->longest_piece;
+
+	return fewest < INT_MAX ? (int) fewest : INT_MAX;
 }
 
 /* The mark that text begins with, or NULL. */

@@ -170,7 +170,8 @@ tokenizer_open(const char *path, const SpecialTokens *special, int base_vocabula
 	free(bytes);
 	if (tokenizer->model == NULL)
 		status_prefix(status, "file \"%s\"", path);
-	if (tokenizer->model == NULL || !check_vocabulary(tokenizer, path, status))
+	if (tokenizer->model == NULL || !check_vocabulary(tokenizer, path, status) ||
+		!tokenizer_measure(tokenizer, status))
 	{
 		tokenizer_close(tokenizer);
 		return NULL;

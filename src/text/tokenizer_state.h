@@ -23,7 +23,12 @@ struct Tokenizer
 	SpecialTokens special;
 	SpecialMark marks[TOKENIZER_MARKS];
 	int			base_vocabulary;
+	size_t		longest_piece;	/* bytes of text that one token can stand for at most */
+	bool		splits_at_spaces;	/* text may be cut before a space; see tokenizer_encode.c */
 };
+
+/* Find out longest_piece and splits_at_spaces; called once, while opening. */
+extern bool tokenizer_measure(Tokenizer *tokenizer, Status *status);
 
 /* True for ids of the base vocabulary and of the added tokens. */
 extern bool tokenizer_knows(const Tokenizer *tokenizer, int32_t id);
