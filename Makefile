@@ -162,3 +162,14 @@ $(BUILD)/test/%: test/unit/%.c $(UNIT_OBJECTS)
 	$(CC) $(CFLAGS_COMMON) -MMD -MP -MF $@.d -MT $@ $(SEE_cli) -Itest/unit -o $@ $< $(UNIT_OBJECTS) $(ENGINE_LIBS)
 
 -include $(UNIT_PROGRAMS:=.d)
+
+# ---------------------------------------------------------------------------
+# The demo: a private server with pictures to ask about, and a gallery page.
+# ---------------------------------------------------------------------------
+
+.PHONY: demo demo-stop
+demo:
+	@demo/run
+
+demo-stop:
+	@demo/run stop
