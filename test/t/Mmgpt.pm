@@ -163,13 +163,17 @@ sub wait_for_no_engine
 	return wait_until(sub { return engines($node) == 0 });
 }
 
-# mmgpt_status() as a Perl structure.
+# mmgpt_status() as one hash, without its sections; rows is the sum that its mean
+# (rows_per_step) comes from.
 sub status
 {
 	my ($node, $database) = @_;
-
-	return JSON::PP::decode_json(
+	my $whole = JSON::PP::decode_json(
 		$node->safe_psql($database // 'postgres', 'SELECT mmgpt_status()'));
+	my %flat = (%$whole, map { %{ $whole->{$_} // {} } } qw(requests scheduler memory));
+
+	$flat{rows} = $flat{steps} * $flat{rows_per_step};
+	return \%flat;
 }
 
 # When the server began; changes also when it went through crash recovery.

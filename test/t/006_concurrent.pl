@@ -1,0 +1,178 @@
+# Many sessions at once: everybody gets his own answer, and the engine works on all
+# of them together.
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use Mmgpt;
+
+use constant SESSIONS => 20;
+use constant TOGETHER => 16;
+use constant QUESTIONS => 12;       # of each of those that run together
+use constant RACERS => 20;
+use constant LEAST_ROWS_A_STEP => 8;
+
+my @cases = first_questions();
+
+# SQL that asks one case of the reference.
+sub ask
+{
+	my ($case) = @_;
+
+	return sprintf('SELECT mmgpt_ask(img, %s) FROM pictures WHERE name = %s',
+		quoted($case->{prompt}), quoted($case->{picture}));
+}
+
+# Finish sessions; gives how many answered as their cases say.
+sub count_right
+{
+	my ($sessions, $expected) = @_;
+	my $right = 0;
+
+	for my $i (0 .. $#$sessions)
+	{
+		my ($status, $out, $err) = session_finish($sessions->[$i]);
+
+		$right++ if $status == 0 && $out eq $expected->[$i];
+		note("session $i: $out $err, not $expected->[$i]") unless $status == 0 && $out eq $expected->[$i];
+	}
+	return $right;
+}
+
+my $node = mmgpt_node('main');
+
+$node->start;
+load_pictures($node, 'postgres');
+$node->safe_psql('postgres', 'CREATE DATABASE second');
+load_pictures($node, 'second');
+ok(@cases >= 10, 'there are enough certain questions');
+
+# sessions with different questions, in two databases
+{
+	my (@sessions, @expected);
+
+	for my $i (0 .. SESSIONS - 1)
+	{
+		my $case = $cases[ $i % @cases ];
+
+		push @sessions, session_start($node, $i % 2 ? 'second' : 'postgres', ask($case));
+		push @expected, $case->{text};
+	}
+	is(count_right(\@sessions, \@expected), SESSIONS, SESSIONS . ' sessions in two databases, every answer right');
+	is(scalar engines($node), 1, 'from one engine');
+}
+
+# sessions that run at the same time share the engine's steps: all wait for one lock, and
+# a seed that nobody else uses keeps answers from being shared
+{
+	my (@sessions, @expected, $before, $after, $steps, $rows);
+	my $gate = $node->background_psql('postgres');
+
+	$gate->query_safe('SELECT pg_advisory_lock(1)');
+	for my $i (0 .. TOGETHER - 1)
+	{
+		my $case = $cases[ $i % @cases ];
+
+		push @sessions, session_start($node, 'postgres', sprintf(
+				"SELECT pg_advisory_lock_shared(1); "
+				  . "SELECT count(*) FILTER (WHERE mmgpt_ask(img, %s, jsonb_build_object('seed', n)) = %s) "
+				  . "FROM pictures, generate_series(1, %d) AS n WHERE name = %s",
+				quoted($case->{prompt}), quoted($case->{text}), QUESTIONS, quoted($case->{picture})));
+		push @expected, "\n" . QUESTIONS;
+	}
+	ok( $node->poll_query_until('postgres',
+			"SELECT count(*) = " . TOGETHER . " FROM pg_stat_activity WHERE wait_event = 'advisory'"),
+		TOGETHER . ' sessions are ready');
+	$before = status($node);
+	$gate->query_safe('SELECT pg_advisory_unlock(1)');
+	is(count_right(\@sessions, \@expected), TOGETHER, 'all their answers are right');
+	$after = status($node);
+	$steps = $after->{steps} - $before->{steps};
+	$rows = $after->{rows} - $before->{rows};
+	note("$rows rows in $steps steps");
+	cmp_ok($rows, '>=', LEAST_ROWS_A_STEP * $steps, 'at least ' . LEAST_ROWS_A_STEP . ' rows a step in the mean');
+	cmp_ok($steps, '>', 0, 'by more than none');
+	is($after->{running}, 0, 'nothing runs at the end');
+	is($after->{waiting}, 0, 'and nothing waits');
+	$gate->quit;
+}
+
+# the same question gives the same bits alone and in company
+{
+	my $score = sprintf("SELECT mmgpt_score(img, 'Is there a dog in the image?') FROM pictures WHERE name = %s",
+		quoted($cases[0]{picture}));
+	my $alone = $node->safe_psql('postgres', "SET extra_float_digits = 3; $score");
+	my @company = map { session_start($node, 'postgres', ask($cases[ $_ % @cases ])) } (1 .. TOGETHER - 1);
+	my $together = $node->safe_psql('postgres', "SET extra_float_digits = 3; $score");
+
+	sessions_finish(@company);
+	is($together, $alone, 'a score is the same number in company as alone');
+}
+
+# parallel workers, prepared statements, PL/pgSQL
+{
+	my $query = sprintf('SELECT string_agg(answer, $$|$$ ORDER BY name) FROM '
+		  . '(SELECT name, mmgpt_ask(img, %s) AS answer FROM pictures OFFSET 0) AS answers',
+		quoted($cases[0]{prompt}));
+	my $serial = $node->safe_psql('postgres', "SET max_parallel_workers_per_gather = 0; $query");
+	my $parallel = $node->safe_psql('postgres',
+		'SET max_parallel_workers_per_gather = 4; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; '
+		  . "SET min_parallel_table_scan_size = 0; $query");
+
+	is($parallel, $serial, 'parallel workers give the same answers');
+	is( $node->safe_psql('postgres', sprintf(
+				'PREPARE ask(text) AS SELECT mmgpt_ask(img, %s) FROM pictures WHERE name = $1; '
+				  . 'EXECUTE ask(%s)', quoted($cases[0]{prompt}), quoted($cases[0]{picture}))),
+		$cases[0]{text}, 'a prepared statement asks');
+	like( $node->safe_psql('postgres', sprintf(
+				'DO $do$ BEGIN IF (%s) <> %s THEN RAISE EXCEPTION $$wrong$$; END IF; END $do$; SELECT $$right$$',
+				ask($cases[0]), quoted($cases[0]{text}))),
+		qr/right/, 'PL/pgSQL asks');
+}
+$node->stop;
+
+# first calls that race for starting the engine
+{
+	my $other = mmgpt_node('on_demand', preload => 0);
+	my (@sessions, @expected);
+
+	$other->start;
+	load_pictures($other, 'postgres');
+	$other->safe_psql('postgres', 'CREATE DATABASE second');
+	load_pictures($other, 'second');
+	is(scalar engines($other), 0, 'without a call there is no engine');
+	for my $i (0 .. RACERS - 1)
+	{
+		my $case = $cases[ $i % @cases ];
+
+		push @sessions, session_start($other, $i % 2 ? 'second' : 'postgres', ask($case));
+		push @expected, $case->{text};
+	}
+	is(count_right(\@sessions, \@expected), RACERS, RACERS . ' first calls at once are all answered');
+	is(scalar engines($other), 1, 'by one engine');
+	is( $other->safe_psql('postgres',
+			"SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'mmgpt supervisor'"),
+		'1', 'of one supervisor');
+	$other->restart;
+	is(scalar engines($other), 0, 'after a restart there is none');
+	is($other->safe_psql('second', ask($cases[0])), $cases[0]{text}, 'until it is called');
+	$other->stop;
+	ok(wait_for_no_engine($other), 'it ends with the server');
+}
+
+# no room for a supervisor
+{
+	my $full = mmgpt_node('full', preload => 0, conf => "max_worker_processes = 0\n");
+	my ($status, $out, $err);
+
+	$full->start;
+	load_pictures($full, 'postgres');
+	($status, $out, $err) = $full->psql('postgres', ask($cases[0]));
+	like($err, qr/max_worker_processes/, 'where no background worker may start, the error says what to do');
+	$full->stop;
+}
+
+done_testing();
