@@ -36,8 +36,11 @@ encode_prompt(GenerateJob *job, const CliArguments *arguments, Status *status)
 {
 	const char *prompt = cli_value(arguments, "--prompt");
 	const char *history = cli_value(arguments, "--history");
-	PromptTemplate prompt_template = {job->config.introduction, job->config.separator, job->config.user_prefix,
-		job->config.ai_prefix, job->config.history_eos};
+	PromptTemplate prompt_template = {
+		.introduction = job->config.introduction, .separator = job->config.separator,
+		.user_prefix = job->config.user_prefix, .ai_prefix = job->config.ai_prefix,
+		.history_eos = job->config.history_eos
+	};
 	TextPart	question = {prompt, strlen(prompt)};
 	TextPart	input = {job->options.input, job->options.input_length};
 	Dialogue	dialogue;

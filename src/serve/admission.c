@@ -7,7 +7,7 @@
  * work, and nothing starts while it is.
  *
  * Questions about the engine itself (status, version) are answered at once, by the IO
- * thread; what only reads a file's header too, as long as it does not have to be alone.
+ * thread; small pictures' headers and short texts' tokens too.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +19,8 @@
 
 /* Payload of an ERROR frame at most. */
 #define ERROR_SIZE 2048
+/* Larger pictures and texts go to a preparer, so that no other connection waits for them. */
+#define QUICK_PAYLOAD ((size_t) 64 * 1024)
 
 static void
 send_frame(Connection *connection, WireType type, uint64_t id, const void *payload, size_t length)
@@ -151,6 +153,16 @@ admission_advance(Server *server)
 	}
 }
 
+/* Whether the IO thread itself may look into the request: it takes microseconds, and nobody has to be alone. */
+static bool
+is_quick(const Server *server, const Request *request)
+{
+	if (request->alone || server->alone || request->payload_size > QUICK_PAYLOAD)
+		return false;
+	return request->kind == WIRE_KIND_IMAGE_INFO ||
+		(request->kind == WIRE_KIND_TOKEN_COUNT && atomic_load(&server->host.state) == HOST_READY);
+}
+
 /* Answer what needs neither a model nor another thread. */
 static bool
 answer_at_once(Server *server, Request *request)
@@ -161,10 +173,10 @@ answer_at_once(Server *server, Request *request)
 			metrics_answer_status(server, request);
 		else if (request->kind == WIRE_KIND_VERSION)
 			metrics_answer_version(server, request);
-		else if (request->kind == WIRE_KIND_IMAGE_INFO && !request->alone && !server->alone)
+		else if (is_quick(server, request))
 		{
 			send_frame(request->connection, WIRE_STARTED, request->id, NULL, 0);
-			request_answer_directly(request);
+			request_answer_without_model(request, &server->host.context);
 		}
 		else
 			return false;

@@ -16,6 +16,9 @@
 #define DEFAULT_MAX_PIXELS UINT64_C(100000000)
 /* mmgpt_count's answers are short; so design says. */
 #define COUNT_MAX_TOKENS 32
+/* Ranges of mmgpt.max_tokens and mmgpt.temperature. */
+#define MAX_TOKENS 1000000
+#define MAX_TEMPERATURE 100.0
 
 Request *
 request_create(uint64_t id, uint8_t *payload, size_t size, void *connection)
@@ -76,8 +79,8 @@ request_begin_answer(Request *request, size_t size)
 	return true;
 }
 
-void
-request_answer_directly(Request *request)
+static void
+describe_image(Request *request)
 {
 	ImageInfo	info;
 	json_t	   *root;
@@ -126,8 +129,10 @@ model_context_create(ModelContext *context, const ModelConfig *config, const Tok
 
 	context->config = config;
 	context->tokenizer = tokenizer;
-	context->prompt_template = (PromptTemplate) {config->introduction, config->separator, config->user_prefix,
-		config->ai_prefix, config->history_eos};
+	context->prompt_template = (PromptTemplate) {
+		.introduction = config->introduction, .separator = config->separator, .user_prefix = config->user_prefix,
+		.ai_prefix = config->ai_prefix, .history_eos = config->history_eos
+	};
 	context->digits_first = arena_take_array(arena, words, sizeof(uint32_t));
 	context->digits_rest = arena_take_array(arena, words, sizeof(uint32_t));
 	if (context->digits_first == NULL || context->digits_rest == NULL)
@@ -155,6 +160,20 @@ text_field(const Request *request, WireField field)
 	return part;
 }
 
+/* Settings come from a backend that checked them; a peer that did not must not reach the arithmetic. */
+static bool
+check_settings(Request *request)
+{
+	const RequestOptions *options = &request->options;
+
+	if (options->max_tokens >= 1 && options->max_tokens <= MAX_TOKENS && options->temperature >= 0 &&
+		options->temperature <= MAX_TEMPERATURE && options->top_k >= 0 && options->top_p > 0 && options->top_p <= 1)
+		return true;
+	status_set(&request->status, STATUS_INVALID_ARGUMENT, "a setting of the request is out of range");
+	return status_detail(&request->status, "max_tokens is %d, temperature %g, top_k %d, top_p %g.",
+						 options->max_tokens, options->temperature, options->top_k, options->top_p);
+}
+
 static bool
 read_options(Request *request)
 {
@@ -169,6 +188,8 @@ read_options(Request *request)
 	options->top_p = wire_get_f64(fields, WIRE_FIELD_TOP_P, options->top_p);
 	options->has_seed = wire_has(fields, WIRE_FIELD_SEED);
 	options->seed = wire_get_i64(fields, WIRE_FIELD_SEED, 0);
+	if (!check_settings(request))
+		return false;
 	if (wire_get_u32(fields, WIRE_FIELD_NUM_BEAMS, 1) != 1)
 	{
 		status_set(&request->status, STATUS_NOT_SUPPORTED, "beam search is not supported yet");
@@ -285,19 +306,46 @@ inject_fault(Request *request)
 }
 #endif
 
-static bool
+static void
 count_tokens(Request *request, const ModelContext *context)
 {
 	TextPart	text = text_field(request, WIRE_FIELD_PROMPT);
 
 	if (text.text == NULL)
-		return status_set(&request->status, STATUS_PROTOCOL, "a request without a text");
+	{
+		status_set(&request->status, STATUS_PROTOCOL, "a request without a text");
+		return;
+	}
 	token_list_begin(&request->ids, request->arena);
-	if (!tokenizer_encode_plain(context->tokenizer, text.text, text.length, &request->ids, &request->status) ||
-		!request_begin_answer(request, WIRE_REQUEST_OVERHEAD))
+	if (tokenizer_encode_plain(context->tokenizer, text.text, text.length, &request->ids, &request->status) &&
+		request_begin_answer(request, WIRE_REQUEST_OVERHEAD))
+		wire_write_i64(&request->answer, WIRE_FIELD_INTEGER, request->ids.count);
+}
+
+bool
+request_answer_without_model(Request *request, const ModelContext *context)
+{
+	if (request->kind == WIRE_KIND_IMAGE_INFO)
+		describe_image(request);
+	else if (request->kind == WIRE_KIND_TOKEN_COUNT)
+		count_tokens(request, context);
+	else
 		return false;
-	wire_write_i64(&request->answer, WIRE_FIELD_INTEGER, request->ids.count);
 	return true;
+}
+
+/* A prompt that can't fit in any case costs no encoding. */
+static bool
+check_length(Request *request, const ModelContext *context)
+{
+	int			least = prompt_fewest_tokens(context->tokenizer, &request->dialogue);
+	int			room = context->config->decoder.context - 1;
+
+	if (least <= room)
+		return true;
+	status_set(&request->status, STATUS_PROMPT_TOO_LONG, "prompt of at least %d tokens does not fit the model's context of %d tokens",
+			   least, room + 1);
+	return status_hint(&request->status, "Shorten the prompt, the history or the input.");
 }
 
 bool
@@ -308,8 +356,6 @@ request_prepare(Request *request, const ModelContext *context)
 	TextPart	input;
 
 	request->context = context;
-	if (request->kind == WIRE_KIND_TOKEN_COUNT)
-		return count_tokens(request, context);
 	if (!read_options(request) || !choose_prompt(request, context->config, &prompt))
 		return false;
 #ifdef MMGPT_FAULTS
@@ -320,6 +366,7 @@ request_prepare(Request *request, const ModelContext *context)
 	token_list_begin(&request->ids, request->arena);
 	return dialogue_read(history.text, history.length, prompt, input, wire_has(&request->fields, WIRE_FIELD_IMAGE),
 						 request->arena, &request->dialogue, &request->status) &&
+		check_length(request, context) &&
 		prompt_encode(context->tokenizer, &context->prompt_template, &request->dialogue, &request->ids,
 					  &request->status) &&
 		prepare_picture(request, context->config);

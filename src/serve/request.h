@@ -89,8 +89,11 @@ extern void request_free(Request *request);
 /* Whether the kind needs a model. */
 extern bool request_needs_model(const Request *request);
 
-/* Answer a kind that needs no model but its own bytes: image_info. Sets answer or status. */
-extern void request_answer_directly(Request *request);
+/*
+ * Do image_info and token_count whole: sets answer or status and returns true. False for the other kinds,
+ * which go on with request_prepare.
+ */
+extern bool request_answer_without_model(Request *request, const ModelContext *context);
 
 /* The preparer's part: options, history, picture, token ids. False with request->status set. */
 extern bool request_prepare(Request *request, const ModelContext *context);

@@ -42,14 +42,20 @@ note_termination(int signal_number)
 
 /* ---- beginning ---- */
 
+/* SIGTERM is blocked in all threads but while the loop waits, so that none is missed. */
 static void
-set_signals(void)
+set_signals(Server *server)
 {
 	struct sigaction action;
+	sigset_t	termination;
 
 	memset(&action, 0, sizeof(action));
 	action.sa_handler = note_termination;
 	sigaction(SIGTERM, &action, NULL);
+	sigemptyset(&termination);
+	sigaddset(&termination, SIGTERM);
+	pthread_sigmask(SIG_BLOCK, &termination, &server->wait_mask);
+	sigdelset(&server->wait_mask, SIGTERM);
 	action.sa_handler = SIG_IGN;
 	sigaction(SIGPIPE, &action, NULL);
 	sigaction(SIGINT, &action, NULL);
@@ -120,13 +126,8 @@ prepare_requests(void *argument)
 
 		if (request == NULL)
 			return NULL;
-		if (request->kind == WIRE_KIND_IMAGE_INFO)
-		{
-			request_answer_directly(request);
-			good = false;
-		}
-		else
-			good = request_prepare(request, &server->host.context) && !request->answered;
+		good = !request_answer_without_model(request, &server->host.context) &&
+			request_prepare(request, &server->host.context);
 		request_queue_push(good ? &server->host.inbox : &server->host.outbox, request);
 		if (!good)
 			model_host_wake_io(&server->host);
@@ -154,7 +155,7 @@ start_preparers(Server *server, Status *status)
 static bool
 begin(Server *server, Status *status)
 {
-	set_signals();
+	set_signals(server);
 	raise_descriptor_limit();
 	if (server->options.listen_fd < 0 && !make_socket(server, status))
 		return false;
@@ -188,6 +189,20 @@ peer_is_trusted(int fd)
 	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 && (peer.uid == geteuid() || peer.uid == 0);
 }
 
+/* Leave callers in the backlog while no descriptors are left, or take them again. */
+static void
+set_full(Server *server, bool full)
+{
+	struct epoll_event event = {.events = full ? 0 : EPOLLIN, .data.ptr = &listen_mark};
+
+	if (server->full == full)
+		return;
+	server->full = full;
+	epoll_ctl(server->epoll_fd, EPOLL_CTL_MOD, server->options.listen_fd, &event);
+	if (full)
+		log_write(ENGINE_WARNING, "no descriptors are left for more connections");
+}
+
 static void
 accept_connections(Server *server)
 {
@@ -198,7 +213,10 @@ accept_connections(Server *server)
 		Status		status;
 
 		if (fd < 0)
+		{
+			set_full(server, errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM);
 			return;
+		}
 		connection = peer_is_trusted(fd) ? connection_create(fd) : NULL;
 		if (connection == NULL || !watch(server, fd, EPOLLIN, connection, &status))
 		{
@@ -279,6 +297,7 @@ close_connection(Server *server, Connection *connection)
 	if (connection->next != NULL)
 		connection->next->previous = connection->previous;
 	connection_free(connection);
+	set_full(server, false);
 }
 
 /* Watch what the connection now waits for. */
@@ -294,11 +313,18 @@ update_events(Server *server, Connection *connection)
 	connection->events = events;
 }
 
+/* Whether connections that wait for memory may go on. */
+static bool
+may_resume(const Server *server)
+{
+	return server->any_paused && server->payload_bytes < PAYLOAD_BUDGET / 2;
+}
+
 /* At the end of a turn: resume those that waited for memory, close what is over. */
 static void
 tidy_connections(Server *server)
 {
-	bool		resume = server->any_paused && server->payload_bytes < PAYLOAD_BUDGET / 2;
+	bool		resume = may_resume(server);
 	Connection *next;
 
 	if (resume)
@@ -347,7 +373,9 @@ handle_event(Server *server, const struct epoll_event *event)
 
 		if ((event->events & EPOLLOUT) != 0 && !connection_flush(connection))
 			connection->closing = true;
-		if ((event->events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0)
+		if (connection->paused && (event->events & (EPOLLHUP | EPOLLERR)) != 0)
+			connection->closing = true;
+		else if ((event->events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0)
 			read_connection(server, connection);
 	}
 }
@@ -357,11 +385,13 @@ loop(Server *server)
 {
 	struct epoll_event events[64];
 	uint64_t	reported = 0;
+	bool		resumed = false;	/* requests may have been read since the last admission */
 
 	while (!server->stop && !terminated)
 	{
 		bool		loading = atomic_load(&server->host.state) == HOST_LOADING;
-		int			count = epoll_wait(server->epoll_fd, events, 64, loading ? PROGRESS_MILLISECONDS : -1);
+		int			timeout = resumed || may_resume(server) ? 0 : loading ? PROGRESS_MILLISECONDS : -1;
+		int			count = epoll_pwait(server->epoll_fd, events, 64, timeout, &server->wait_mask);
 
 		for (int i = 0; i < count; i++)
 			handle_event(server, &events[i]);
@@ -371,6 +401,7 @@ loop(Server *server)
 			reported = clock_now_ns();
 			admission_report_progress(server);
 		}
+		resumed = may_resume(server);
 		tidy_connections(server);
 	}
 }

@@ -5,6 +5,8 @@
 #ifndef MMGPT_SERVER_INTERNAL_H
 #define MMGPT_SERVER_INTERNAL_H
 
+#include <signal.h>
+
 #include "connection.h"
 #include "server.h"
 
@@ -19,6 +21,8 @@ typedef struct Server
 	int			epoll_fd;
 	int			wake_fd;
 	bool		stop;
+	sigset_t	wait_mask;		/* signals blocked while the loop waits: not SIGTERM */
+	bool		full;			/* no descriptors left: nobody is accepted until somebody goes */
 	Connection *connections;
 	size_t		payload_bytes;	/* of all requests and frames being read */
 	bool		any_paused;
