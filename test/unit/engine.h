@@ -8,6 +8,7 @@
 #define MMGPT_TEST_ENGINE_H
 
 #include <jansson.h>
+#include <unistd.h>
 
 #include "generation.h"
 #include "kernels.h"
@@ -155,6 +156,43 @@ engine_close(Engine *engine)
 	model_close(engine->model);
 	engine->backend->ops->close(engine->backend);
 	arena_free(engine->arena);
+}
+
+/* Make a directory in PEFT's form around model-a's LoRA tensors. directory is a template of mkdtemp. */
+static UNIT_UNUSED void
+engine_make_adapter(char *directory)
+{
+	json_t	   *config = golden_json(MODEL_A "/config.json");
+	json_t	   *lora = json_object_get(config, "lora");
+	json_t	   *adapter = json_pack("{s:s, s:O, s:O, s:O}", "peft_type", "LORA", "r", json_object_get(lora, "r"),
+									"lora_alpha", json_object_get(lora, "alpha"),
+									"target_modules", json_object_get(lora, "target_modules"));
+	char	   *tensors = realpath(MODEL_A "/lora_forward.safetensors", NULL);
+	char		path[256];
+
+	if (mkdtemp(directory) == NULL || tensors == NULL)
+		engine_bail(directory, NULL);
+	snprintf(path, sizeof(path), "%s/adapter_config.json", directory);
+	if (json_dump_file(adapter, path, 0) != 0)
+		engine_bail(path, NULL);
+	snprintf(path, sizeof(path), "%s/adapter_model.safetensors", directory);
+	if (symlink(tensors, path) != 0)
+		engine_bail(path, NULL);
+	free(tensors);
+	json_decref(adapter);
+	json_decref(config);
+}
+
+static UNIT_UNUSED void
+engine_remove_adapter(const char *directory)
+{
+	char		path[256];
+
+	snprintf(path, sizeof(path), "%s/adapter_config.json", directory);
+	unlink(path);
+	snprintf(path, sizeof(path), "%s/adapter_model.safetensors", directory);
+	unlink(path);
+	rmdir(directory);
 }
 
 /* Encode pictures for one request; NULL for none. */

@@ -16,8 +16,6 @@
  * same to the last bit. Tolerances are those of the golden data: the same runs in float64
  * differ by 2e-5.
  */
-#include <unistd.h>
-
 #include "engine.h"
 #include "image.h"
 #include "prompt_template.h"
@@ -259,43 +257,6 @@ UNIT_TEST(every_layer_matches)
 
 /* ---- LoRA ---- */
 
-/* Make a directory in PEFT's form around the golden tensors. */
-static void
-make_adapter_directory(char *directory)
-{
-	json_t	   *config = golden_json(MODEL_A "/config.json");
-	json_t	   *lora = json_object_get(config, "lora");
-	json_t	   *adapter = json_pack("{s:s, s:O, s:O, s:O}", "peft_type", "LORA", "r", json_object_get(lora, "r"),
-									"lora_alpha", json_object_get(lora, "alpha"),
-									"target_modules", json_object_get(lora, "target_modules"));
-	char	   *tensors = realpath(MODEL_A "/lora_forward.safetensors", NULL);
-	char		path[256];
-
-	if (mkdtemp(directory) == NULL || tensors == NULL)
-		engine_bail(directory, NULL);
-	snprintf(path, sizeof(path), "%s/adapter_config.json", directory);
-	if (json_dump_file(adapter, path, 0) != 0)
-		engine_bail(path, NULL);
-	snprintf(path, sizeof(path), "%s/adapter_model.safetensors", directory);
-	if (symlink(tensors, path) != 0)
-		engine_bail(path, NULL);
-	free(tensors);
-	json_decref(adapter);
-	json_decref(config);
-}
-
-static void
-remove_adapter_directory(const char *directory)
-{
-	char		path[256];
-
-	snprintf(path, sizeof(path), "%s/adapter_config.json", directory);
-	unlink(path);
-	snprintf(path, sizeof(path), "%s/adapter_model.safetensors", directory);
-	unlink(path);
-	rmdir(directory);
-}
-
 /* Compare the last rows of the cases that were computed with the adapter. */
 static void
 check_lora(const ForwardCases *cases, const GoldenFile *expected, EnginePair *pair, Adapter *const adapters[2],
@@ -326,7 +287,7 @@ UNIT_TEST(forward_with_lora_matches)
 	char		directory[] = "/tmp/mmgpt-adapter-XXXXXX";
 	const char *set;
 
-	make_adapter_directory(directory);
+	engine_make_adapter(directory);
 	FOR_EACH_INSTRUCTION_SET(set)
 	{
 		EnginePair	pair = open_pair(set, 2);
@@ -343,7 +304,7 @@ UNIT_TEST(forward_with_lora_matches)
 			adapter_close(pair.modes[i].model, adapters[i]);
 		close_pair(&pair);
 	}
-	remove_adapter_directory(directory);
+	engine_remove_adapter(directory);
 	golden_close(&expected);
 	close_cases(&cases);
 }
