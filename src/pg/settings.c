@@ -25,7 +25,8 @@
 #define LEAST_MAX_REQUEST_BYTES 1024
 #define GREATEST_MAX_REQUEST_BYTES (1024 * 1024 * 1024)		/* what a bytea can hold */
 #define DEFAULT_MAX_TOKENS 256
-#define GREATEST_MAX_TOKENS (1024 * 1024)
+#define GREATEST_MAX_TOKENS (1000 * 1000)
+#define GREATEST_TOP_K (1000 * 1000)
 #define GREATEST_TEMPERATURE 100.0
 #define GREATEST_NUM_BEAMS 64
 #define NO_SEED "none"
@@ -101,6 +102,16 @@ check_seed(char **value, void **extra, GucSource source)
 	if (strcmp(*value, NO_SEED) == 0 || parse_integer(*value, &seed))
 		return true;
 	GUC_check_errdetail("The seed is an integer of 64 bits, or \"none\".");
+	return false;
+}
+
+/* Accept any probability but 0, which would leave no token to choose. */
+static bool
+check_top_p(double *value, void **extra, GucSource source)
+{
+	if (*value > 0.0)
+		return true;
+	GUC_check_errdetail("It must be above 0.");
 	return false;
 }
 
@@ -226,13 +237,13 @@ define_answer_settings(void)
 	DefineCustomIntVariable("mmgpt.top_k",
 							"Number of most probable tokens that are sampled from.",
 							"0: all tokens.",
-							&setting_top_k, 0, 0, INT_MAX,
+							&setting_top_k, 0, 0, GREATEST_TOP_K,
 							PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomRealVariable("mmgpt.top_p",
 							 "Probability of the most probable tokens that are sampled from.",
 							 "1: all tokens.",
 							 &setting_top_p, 1.0, 0.0, 1.0,
-							 PGC_USERSET, 0, NULL, NULL, NULL);
+							 PGC_USERSET, 0, check_top_p, NULL, NULL);
 	DefineCustomStringVariable("mmgpt.seed",
 							   "Seed of sampling.",
 							   "none: derived from the call, so that the same call gives the same answer.",

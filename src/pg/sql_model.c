@@ -58,7 +58,7 @@ mmgpt_token_count(PG_FUNCTION_ARGS)
 	return result_integer(&answer);
 }
 
-/* What the supervisor knows and the engine does not: {"engine_pid", "restarts"}. */
+/* What the supervisor knows and the engine does not: {"supervisor_pid", "restarts"}. */
 static Datum
 supervisor_report(void)
 {
@@ -68,8 +68,8 @@ supervisor_report(void)
 	if (!supervisor_file_read(&state))
 		report = "{}";
 	else
-		report = psprintf("{\"engine_pid\": %d, \"supervisor_pid\": %d, \"restarts\": %d}",
-						  state.engine, state.supervisor, Max(state.starts - 1, 0));
+		report = psprintf("{\"supervisor_pid\": %d, \"restarts\": %d}",
+						  state.supervisor, Max(state.starts - 1, 0));
 	return DirectFunctionCall1(jsonb_in, CStringGetDatum(report));
 }
 
