@@ -71,7 +71,7 @@ cli_serve(int argc, char **argv)
 		"  --threads N                threads (default: all cores)\n"
 		"  --weights f32              format to compute in (default: f32)\n"
 		"  --instruction-set NAME     auto, avx512, avx2 or portable (default: auto)\n"
-		"  --memory-limit-mb N        megabytes for keys and values of answers (default: by the model)\n"
+		"  --memory-limit-mb N        megabytes for weights and all answers together (default: by the model)\n"
 		"  --log-level LEVEL          debug, log, warning or error (default: log)\n";
 	CliOption	options[] = {{.name = "--socket", .has_value = true}, {.name = "--listen-fd", .has_value = true},
 							 {.name = "--device", .has_value = true}, {.name = "--threads", .has_value = true},

@@ -108,6 +108,42 @@ pool_pages(size_t bytes, size_t page, int wanted, int unit, size_t largest)
 	return pages > 1000000 ? 1000000 : (int) pages;
 }
 
+/* Bytes of the largest step. */
+static size_t
+workspace_size(const Model *model)
+{
+	Workspace	measure = {0};
+	size_t		media = media_workspace_size(&model->config, model->options.max_images);
+
+	decoder_take_tensors(&measure, model, model->options.max_step_tokens, model->options.max_step_tokens,
+						 model->options.max_step_logits);
+	return measure.peak > media ? measure.peak : media;
+}
+
+/*
+ * Bytes for the keys and values of sequences within the memory limit; 0: no limit was set. False if the rest
+ * alone exceeds it, or leaves less than one context.
+ */
+static bool
+cache_room(const Model *model, size_t one_context, size_t *bytes, Status *status)
+{
+	size_t		limit = model->options.memory_limit;
+	size_t		taken = model->weights.bytes + model->media.bytes + model->vision_scratch.bytes +
+		model->resampler_scratch.bytes + workspace_size(model);
+
+	*bytes = 0;
+	if (limit == 0)
+		return true;
+	if (limit < taken + one_context)
+	{
+		status_set(status, STATUS_OUT_OF_MEMORY, "the model does not fit the memory limit of %zu MB", limit >> 20);
+		return status_detail(status, "It needs %zu MB, and %zu MB for the keys and values of one context.",
+							 (taken >> 20) + 1, (one_context >> 20) + 1);
+	}
+	*bytes = limit - taken;
+	return true;
+}
+
 static bool
 create_pools(Model *model, Status *status)
 {
@@ -121,32 +157,33 @@ create_pools(Model *model, Status *status)
 	int			images = model->options.max_images;
 	int			blocks = model->weights.gated_blocks > 0 ? model->weights.gated_blocks : 1;
 	int			tokens = 1 + vision_patches(&config->vision);
-	int			cache_pages = pool_pages(model->options.cache_bytes,
-										 page_bytes(decoder->layers, decoder->kv_heads, decoder->head_size),
-										 DEFAULT_CONTEXTS * context, context, MAX_DEFAULT_CACHE);
+	int			cache_pages;
 	int			media_pages = pool_pages(model->options.media_bytes,
 										 page_bytes(blocks, cross->heads, cross->head_size),
 										 DEFAULT_PICTURES * picture, images * picture, MAX_DEFAULT_MEDIA);
+	size_t		page = page_bytes(decoder->layers, decoder->kv_heads, decoder->head_size);
+	size_t		bytes;
 
+	if (!pages_begin(&model->media_pages, media_pages, model->arena, status) ||
+		!ops->kv_create(model->backend, blocks, media_pages, cross->heads, cross->head_size, &model->media, status) ||
+		!ops->kv_create(model->backend, 1, images * group_pages(tokens), config->vision.heads,
+						config->vision.width / config->vision.heads, &model->vision_scratch, status) ||
+		!ops->kv_create(model->backend, 1, images * group_pages(tokens - 1 + resampler->latents), resampler->heads,
+						resampler->head_size, &model->resampler_scratch, status) ||
+		!cache_room(model, (size_t) context * page, &bytes, status))
+		return false;
+	cache_pages = pool_pages(bytes, page, DEFAULT_CONTEXTS * context, context, MAX_DEFAULT_CACHE);
 	return pages_begin(&model->cache_pages, cache_pages, model->arena, status) &&
-		pages_begin(&model->media_pages, media_pages, model->arena, status) &&
 		ops->kv_create(model->backend, decoder->layers, cache_pages, decoder->kv_heads, decoder->head_size,
-					   &model->cache, status) &&
-		ops->kv_create(model->backend, blocks, media_pages, cross->heads, cross->head_size, &model->media, status) &&
-		ops->kv_create(model->backend, 1, images * group_pages(tokens), config->vision.heads,
-					   config->vision.width / config->vision.heads, &model->vision_scratch, status) &&
-		ops->kv_create(model->backend, 1, images * group_pages(tokens - 1 + resampler->latents), resampler->heads,
-					   resampler->head_size, &model->resampler_scratch, status);
+					   &model->cache, status);
 }
 
 /* The workspace, and host memory for the integers of a step. */
 static bool
 create_workspace(Model *model, Status *status)
 {
-	Workspace	measure = {0};
 	int			images = model->options.max_images;
 	int			rows = model->options.max_step_tokens;
-	size_t		media = media_workspace_size(&model->config, images);
 	size_t		image_rows = (size_t) images * (size_t) (1 + vision_patches(&model->config.vision) +
 														 model->config.resampler.latents);
 	size_t		staged = (image_rows > (size_t) rows ? image_rows : (size_t) rows) * ATTENTION_SPAN_FIELDS +
@@ -154,8 +191,7 @@ create_workspace(Model *model, Status *status)
 		(size_t) model->options.max_step_logits;
 	size_t		runs = (size_t) (rows > images ? rows : images);
 
-	decoder_take_tensors(&measure, model, rows, rows, model->options.max_step_logits);
-	model->workspace.size = measure.peak > media ? measure.peak : media;
+	model->workspace.size = workspace_size(model);
 	model->staging = arena_take_array(model->arena, staged, sizeof(int32_t));
 	model->runs = arena_take_array(model->arena, runs, sizeof(AdapterRun));
 	if (model->staging == NULL || model->runs == NULL)

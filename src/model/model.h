@@ -37,7 +37,8 @@ typedef struct ModelOptions
 	int			max_step_tokens;	/* most new tokens of one model_step; 0: 512 */
 	int			max_step_logits;	/* most rows with logits of one model_step; 0: 64 */
 	int			max_images;			/* most pictures of one model_encode_images; 0: 4 */
-	size_t		cache_bytes;		/* of keys and values of all sequences; 0: enough for 32 whole contexts, at most 1 GB */
+	size_t		memory_limit;		/* bytes of everything on the device: the keys and values of sequences take what
+									 * the rest leaves. 0: they get 32 whole contexts, at most 1 GB */
 	size_t		media_bytes;		/* of keys and values of pictures; 0: enough for 64 pictures, at most 512 MB */
 	void		(*progress) (void *argument, double fraction);	/* NULL: none; called while weights are packed */
 	void	   *argument;

@@ -56,7 +56,7 @@ static bool
 load(ModelHost *host, Status *status)
 {
 	ModelOptions options = {.attend_previous = -1, .progress = note_progress, .argument = host,
-		.cache_bytes = host->options.memory_limit};
+		.memory_limit = host->options.memory_limit};
 	SchedulerOptions scheduler = {0};
 
 	host->arena = arena_create();

@@ -26,7 +26,7 @@ typedef struct ModelHostOptions
 {
 	const char *directory;
 	CpuOptions	cpu;
-	size_t		memory_limit;	/* bytes for keys and values; 0: the model's default */
+	size_t		memory_limit;	/* bytes of everything that the model takes; 0: the model's default */
 } ModelHostOptions;
 
 typedef struct ModelHost
