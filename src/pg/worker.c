@@ -8,12 +8,14 @@
  * Its life: take the lock that makes it unique (supervisor_file.h), bind the
  * socket that backends call, then turn in a loop: start the engine when it is
  * due, report its log, notice its end. After an end it waits, 0.1 s at first and
- * twice as long each time, up to 30 s; an engine that lived 10 s starts the
- * series anew. While it waits, callers queue in the socket's backlog. But once
- * three engines in a row ended within their first 10 s, making callers wait
- * would be wrong: the supervisor then takes their calls itself and answers each
- * with one ERROR frame of id 0, in place of HELLO, that gives the last line of
- * the engine's log. The next attempt ends this.
+ * twice as long each time, up to 30 s; an engine that came up (engine_probe.h)
+ * or lived 10 s starts the series anew. While it waits, callers queue in the
+ * socket's backlog. But once three engines in a row ended within their first 10 s
+ * without coming up, making callers wait would be wrong: the supervisor then takes
+ * their calls itself and answers each with one ERROR frame of id 0, in place of
+ * HELLO, that gives the last line of the engine's log. The next attempt ends this.
+ * Engines that a request killed do not count: that request's own call fails, and
+ * nobody else's.
  *
  * SIGHUP re-reads the configuration, and restarts the engine if it would be
  * started differently now. SIGUSR2 restarts it in any case (mmgpt_restart).
@@ -42,6 +44,7 @@
 
 #include "clock.h"
 #include "engine_path.h"
+#include "engine_probe.h"
 #include "engine_process.h"
 #include "pg_compat.h"
 #include "settings.h"
@@ -59,6 +62,7 @@
 #define LAST_DELAY_MS (30 * 1000)
 #define FULL_LIFE_MS (10 * 1000)	/* an engine that lived so long was well */
 #define EARLY_ENDS_REFUSED 3
+#define PROBE_MS 1000			/* how often the probe's progress is read */
 #define STATUS_PAYLOAD_SIZE 2048	/* what wire_write_status needs */
 #define MAX_ARGUMENTS 16
 #define NS_PER_MS UINT64CONST(1000000)
@@ -68,12 +72,13 @@ typedef struct Supervisor
 	int			lock;			/* descriptor of the locked file */
 	int			listener;		/* descriptor of the listening socket */
 	EngineProcess engine;
+	EngineProbe probe;			/* of that engine */
 	SupervisorState state;		/* what the locked file says */
 	char	  **arguments;		/* of the engine, as the configuration has it */
 	MemoryContext arguments_context;
 	int			delay_ms;		/* before the next start after an end */
 	uint64_t	due;			/* clock_now_ns() of the next start */
-	int			early_ends;		/* engines in a row that ended within FULL_LIFE_MS */
+	int			early_ends;		/* engines in a row that ended early without coming up */
 } Supervisor;
 
 static volatile sig_atomic_t restart_pending = false;
@@ -276,7 +281,8 @@ note_end(Supervisor *supervisor)
 {
 	uint64_t	now = clock_now_ns();
 
-	if (now - supervisor->engine.started >= FULL_LIFE_MS * NS_PER_MS)
+	if (engine_probe_answered(&supervisor->probe) ||
+		now - supervisor->engine.started >= FULL_LIFE_MS * NS_PER_MS)
 	{
 		supervisor->early_ends = 0;
 		supervisor->delay_ms = FIRST_DELAY_MS;
@@ -285,6 +291,7 @@ note_end(Supervisor *supervisor)
 		supervisor->early_ends++;
 	supervisor->due = now + supervisor->delay_ms * NS_PER_MS;
 	supervisor->delay_ms = Min(supervisor->delay_ms * 2, LAST_DELAY_MS);
+	engine_probe_end(&supervisor->probe);
 	publish_state(supervisor);
 }
 
@@ -295,12 +302,14 @@ start_engine(Supervisor *supervisor)
 	char		activity[64];
 
 	supervisor->state.starts++;
+	engine_probe_clear(&supervisor->probe);
 	if (!engine_process_start(&supervisor->engine, supervisor->arguments,
 							  supervisor->listener, supervisor->lock))
 	{
 		note_end(supervisor);
 		return;
 	}
+	engine_probe_begin(&supervisor->probe);
 	publish_state(supervisor);
 	snprintf(activity, sizeof(activity), "engine process %d", (int) supervisor->engine.pid);
 	pgstat_report_activity(STATE_RUNNING, activity);
@@ -312,6 +321,7 @@ static void
 restart_engine(Supervisor *supervisor)
 {
 	engine_process_stop(&supervisor->engine);
+	engine_probe_end(&supervisor->probe);
 	supervisor->early_ends = 0;
 	supervisor->delay_ms = FIRST_DELAY_MS;
 	supervisor->due = clock_now_ns();
@@ -373,7 +383,14 @@ wait_for_event(Supervisor *supervisor)
 	uint64_t	now = clock_now_ns();
 
 	if (supervisor->engine.pid != 0)
+	{
 		descriptor = supervisor->engine.log;
+		if (supervisor->probe.socket >= 0)
+		{
+			events |= WL_TIMEOUT;
+			timeout = PROBE_MS;
+		}
+	}
 	else
 	{
 		events |= WL_TIMEOUT;
@@ -423,6 +440,7 @@ supervise(Supervisor *supervisor)
 		note_end(supervisor);
 	if (supervisor->engine.pid == 0 && clock_now_ns() >= supervisor->due)
 		start_engine(supervisor);
+	(void) engine_probe_answered(&supervisor->probe);
 	if (is_refusing(supervisor))
 		refuse_calls(supervisor);
 	wait_for_event(supervisor);
@@ -443,6 +461,7 @@ mmgpt_supervisor_main(Datum argument)
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 
 	engine_process_clear(&supervisor.engine);
+	engine_probe_clear(&supervisor.probe);
 	supervisor.lock = take_lock();
 	supervisor.state.supervisor = MyProcPid;
 	supervisor.state.postmaster = PostmasterPid;
