@@ -49,7 +49,8 @@ my @damages = (
 
 			edit_safetensors($model, sub { delete $_[0]{$tensor} });
 		},
-		[ qr/model\.safetensors|model/, sub { qr/\Q$tensor\E/ } ]
+		# the name has more than one spelling, and the error may give another one
+		[qr/tensor "[^"]*layers\.0\.[^"]*self_attn\.q_proj\.weight" is missing.*safetensors/]
 	],
 	[
 		'a wrong shape',
@@ -63,7 +64,7 @@ my @damages = (
 					$_[0]{$tensor}{shape} = @$shape == 2 ? [ $shape->[0] * 2, $shape->[1] / 2 ] : [ 1, @$shape ];
 				});
 		},
-		[ sub { qr/\Q$tensor\E/ }, qr/shape|\[|×|x/ ]
+		[ sub { qr/\Q$tensor\E/ }, qr/shape/, qr/model\.safetensors/ ]
 	],
 	[
 		'offsets beyond the file',

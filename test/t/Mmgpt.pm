@@ -26,7 +26,7 @@ use Time::HiRes qw(usleep);
 
 our @EXPORT = qw(
   mmgpt_node load_pictures first_questions quoted
-  engines engine_of wait_until wait_for_no_engine
+  engines engine_of wait_until wait_for_no_engine wait_for_no_process
   status postmaster_start log_count
   session_start session_finish sessions_finish
   copy_model edit_safetensors
@@ -89,13 +89,17 @@ sub load_pictures
 	return;
 }
 
-# The reference's questions that begin a dialogue and whose answers are certain: a
+# The reference's questions about a picture that begin a dialogue and whose answers are certain: a
 # list of { picture, prompt, text }.
 sub first_questions
 {
 	my $cases = JSON::PP::decode_json(slurp_file($CASES))->{cases};
 
-	return grep { !@{ $_->{history} } && $_->{min_top1_top2_margin} > $LEAST_MARGIN } @$cases;
+	return grep {
+		     defined $_->{picture}
+		  && !@{ $_->{history} }
+		  && $_->{min_top1_top2_margin} > $LEAST_MARGIN
+	} @$cases;
 }
 
 # Process ids of the engines; with a node, of those in its data directory.
@@ -161,6 +165,18 @@ sub wait_for_no_engine
 	my ($node) = @_;
 
 	return wait_until(sub { return engines($node) == 0 });
+}
+
+# Wait until no process works in the node's data directory; true when that came.
+sub wait_for_no_process
+{
+	my ($node) = @_;
+	my $directory = real_data_directory($node);
+
+	return wait_until(
+		sub {
+			return !grep { (readlink("$_/cwd") // '') eq $directory } glob('/proc/[0-9]*');
+		});
 }
 
 # mmgpt_status() as one hash, without its sections; rows is the sum that its mean
