@@ -89,7 +89,8 @@ run_generation(GenerateJob *job, bool plain_ids, Status *status)
 						  job->pictures.count > 0 ? &job->pictures : NULL, &job->options, status))
 		return false;
 	generation->adapter = job->opened.adapter;
-	generation->allow_special = plain_ids;
+	/* ids are continued up to the end token, unless stop strings are asked for */
+	generation->allow_special = plain_ids && job->options.stop_count == 0;
 	generation->finished = note_finished;
 	generation->argument = &job->done;
 	job->scheduler = scheduler_create(job->opened.model, job->tokenizer, &options, status);

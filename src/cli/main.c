@@ -1,6 +1,7 @@
 /*
  * main.c - the program mmgpt-engine: one command a run.
  */
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -40,6 +41,18 @@ print_help(FILE *file)
 		  "Exit status: 0 right, 1 failed, 2 wrong usage or not supported.\n", file);
 }
 
+/* Run a command; a result that could not be written, to a full disk say, is a failure. */
+static int
+run_command(const Command *command, int argc, char **argv)
+{
+	int			result = command->run(argc, argv);
+
+	if (fflush(stdout) == 0 && !ferror(stdout))
+		return result;
+	fprintf(stderr, "mmgpt-engine: could not write to standard output: %s\n", strerror(errno));
+	return result != 0 ? result : 1;
+}
+
 int
 main(int argc, char **argv)
 {
@@ -60,7 +73,7 @@ main(int argc, char **argv)
 	}
 	for (size_t i = 0; i < COMMANDS; i++)
 		if (strcmp(argv[1], commands[i].name) == 0)
-			return commands[i].run(argc - 1, argv + 1);
+			return run_command(&commands[i], argc - 1, argv + 1);
 	fprintf(stderr, "mmgpt-engine: unknown command \"%s\"\nhint: Try \"mmgpt-engine --help\".\n", argv[1]);
 	return 2;
 }
