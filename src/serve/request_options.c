@@ -272,7 +272,7 @@ request_options_read(const char *json, size_t length, bool command_line, Arena *
 
 	if (length == 0)
 		return true;
-	root = json_loadb(json, length, JSON_REJECT_DUPLICATES, &error);
+	root = json_loadb(json, length, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
 	if (root == NULL)
 	{
 		status_set(status, STATUS_INVALID_JSON, "options are not valid JSON");
