@@ -1,0 +1,325 @@
+/*
+ * test_cli.c - the commands of mmgpt-engine as their users meet them: what arrives on standard
+ * output, what on standard error, and the exit status. Arrays in NumPy's format too.
+ *
+ * Each command runs in a child process whose standard streams are files.
+ */
+#include <fcntl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "cli_common.h"
+#include "engine.h"
+#include "npy.h"
+
+#define MAX_ARGUMENTS 16
+
+typedef int (*CommandFunction) (int argc, char **argv);
+
+/* What a command left behind. */
+typedef struct Outcome
+{
+	int			status;			/* exit status; -1: it was killed */
+	char	   *output;
+	char	   *messages;
+} Outcome;
+
+/* A new empty file whose name is put into path, a template of mkstemp. */
+static int
+make_file(char *path)
+{
+	int			file = mkstemp(path);
+
+	if (file < 0)
+		engine_bail(path, NULL);
+	return file;
+}
+
+/* Run a command in a child: its standard streams are the three files. Does not return. */
+static void
+run_child(CommandFunction command, int argc, char **argv, const int files[3])
+{
+	int			result;
+
+	for (int i = 0; i < 3; i++)
+		dup2(files[i], i);
+	result = command(argc, argv);
+	fflush(NULL);
+	_exit(result);
+}
+
+/* Run a command with arguments up to a NULL and the given standard input. */
+static Outcome
+run(CommandFunction command, const char *input, const char *const *arguments)
+{
+	char		paths[3][32] = {"/tmp/mmgpt-cli-in-XXXXXX", "/tmp/mmgpt-cli-out-XXXXXX", "/tmp/mmgpt-cli-err-XXXXXX"};
+	int			files[3];
+	char	   *argv[MAX_ARGUMENTS + 1] = {NULL};
+	int			argc = 0;
+	int			wait_status;
+	Outcome		outcome;
+	pid_t		child;
+
+	while (arguments[argc] != NULL && argc < MAX_ARGUMENTS)
+	{
+		argv[argc] = strdup(arguments[argc]);
+		argc++;
+	}
+	for (int i = 0; i < 3; i++)
+		files[i] = make_file(paths[i]);
+	if (write(files[0], input, strlen(input)) != (ssize_t) strlen(input) || lseek(files[0], 0, SEEK_SET) != 0)
+		engine_bail(paths[0], NULL);
+	fflush(NULL);
+	child = fork();
+	if (child == 0)
+		run_child(command, argc, argv, files);
+	if (child < 0 || waitpid(child, &wait_status, 0) != child)
+		engine_bail("child", NULL);
+	outcome.status = WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) : -1;
+	outcome.output = unit_read_file(paths[1], NULL);
+	outcome.messages = unit_read_file(paths[2], NULL);
+	for (int i = 0; i < 3; i++)
+	{
+		close(files[i]);
+		unlink(paths[i]);
+	}
+	for (int i = 0; i < argc; i++)
+		free(argv[i]);
+	return outcome;
+}
+
+static void
+forget(Outcome *outcome)
+{
+	free(outcome->output);
+	free(outcome->messages);
+}
+
+/* Run a command that has to fail with a status and a message that holds a part, and print nothing. */
+#define CHECK_FAILS(command, expected_status, part, ...) \
+	do { \
+		const char *arguments_[] = {__VA_ARGS__, NULL}; \
+		Outcome		outcome_ = run(command, "", arguments_); \
+		UNIT_EQUAL_INT(outcome_.status, expected_status); \
+		UNIT_CONTAINS(outcome_.messages, part); \
+		UNIT_EQUAL_TEXT(outcome_.output, ""); \
+		forget(&outcome_); \
+	} while (0)
+
+/* Run a command that has to succeed with exactly this output. */
+#define CHECK_PRINTS(command, input, expected, ...) \
+	do { \
+		const char *arguments_[] = {__VA_ARGS__, NULL}; \
+		Outcome		outcome_ = run(command, input, arguments_); \
+		UNIT_EQUAL_INT(outcome_.status, 0); \
+		UNIT_EQUAL_TEXT(outcome_.output, expected); \
+		UNIT_EQUAL_TEXT(outcome_.messages, ""); \
+		forget(&outcome_); \
+	} while (0)
+
+/* ---- the command line ---- */
+
+UNIT_TEST(every_command_has_help)
+{
+	static const struct
+	{
+		const char *name;
+		CommandFunction run;
+	} commands[] = {
+		{"info", cli_info}, {"preprocess", cli_preprocess}, {"tokenize", cli_tokenize},
+		{"detokenize", cli_detokenize}, {"forward", cli_forward}, {"generate", cli_generate},
+		{"serve", cli_serve}, {"finetune", cli_unsupported}, {"quantize", cli_unsupported},
+		{"bench", cli_unsupported},
+	};
+
+	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+	{
+		const char *arguments[] = {commands[i].name, "--help", NULL};
+		Outcome		outcome = run(commands[i].run, "", arguments);
+
+		UNIT_EQUAL_INT(outcome.status, 0);
+		UNIT_CONTAINS(outcome.output, commands[i].name);
+		UNIT_EQUAL_TEXT(outcome.messages, "");
+		forget(&outcome);
+	}
+}
+
+UNIT_TEST(wrong_usage_is_status_2_and_names_the_word)
+{
+	CHECK_FAILS(cli_info, 2, "argument", "info");
+	CHECK_FAILS(cli_info, 2, "surplus", "info", MODEL_A, "surplus");
+	CHECK_FAILS(cli_forward, 2, "--bogus", "forward", MODEL_A, "--bogus", "1");
+	CHECK_FAILS(cli_forward, 2, "--ids", "forward", MODEL_A, "--ids");
+	CHECK_FAILS(cli_forward, 2, "-o", "forward", MODEL_A, "--ids", "1 2");
+	CHECK_FAILS(cli_info, 2, "\"many\"", "info", MODEL_A, "--threads", "many");
+	CHECK_FAILS(cli_info, 2, "\"2\"", "info", MODEL_A, "--attend-previous=2");
+	CHECK_FAILS(cli_preprocess, 2, "\"ugly\"", "preprocess", MODEL_A, MODEL_A "/images/img0.png", "--image-rules",
+				"ugly", "-o", "/dev/null");
+	CHECK_FAILS(cli_generate, 2, "--prompt", "generate", MODEL_A);
+	CHECK_FAILS(cli_generate, 2, "--prompt", "generate", MODEL_A, "--prompt", "a", "--ids", "1");
+}
+
+UNIT_TEST(what_is_not_supported_is_status_2)
+{
+	CHECK_FAILS(cli_unsupported, 2, "finetune", "finetune", MODEL_A, "--data", "rows.jsonl");
+	CHECK_FAILS(cli_unsupported, 2, "quantize", "quantize", MODEL_A);
+	CHECK_FAILS(cli_unsupported, 2, "bench", "bench", MODEL_A);
+	CHECK_FAILS(cli_info, 2, "cuda:1", "info", MODEL_A, "--device", "cuda:1");
+	CHECK_FAILS(cli_info, 2, "q4", "info", MODEL_A, "--weights", "q4");
+	CHECK_FAILS(cli_generate, 2, "num_beams", "generate", MODEL_A, "--ids", "1", "--options", "{\"num_beams\":3}");
+}
+
+UNIT_TEST(failures_are_status_1_and_name_their_cause)
+{
+	CHECK_FAILS(cli_info, 1, "/nonexistent/config.json", "info", "/nonexistent");
+	CHECK_FAILS(cli_info, 1, "/nonexistent", "info", MODEL_A, "--adapter", "/nonexistent");
+	CHECK_FAILS(cli_forward, 1, "603", "forward", MODEL_A, "--ids", "1 603", "-o", "/dev/null");
+	CHECK_FAILS(cli_forward, 1, "\"x", "forward", MODEL_A, "--ids", "1 x", "-o", "/dev/null");
+	CHECK_FAILS(cli_forward, 1, "/nonexistent", "forward", MODEL_A, "--ids", "1", "-o", "/nonexistent/a.npy");
+	CHECK_FAILS(cli_forward, 1, "config.json", "forward", MODEL_A, "--ids", "1 601", "--image",
+				MODEL_A "/config.json", "-o", "/dev/null");
+	CHECK_FAILS(cli_generate, 1, "max_tokns", "generate", MODEL_A, "--ids", "1", "--options", "{\"max_tokns\":3}");
+	CHECK_FAILS(cli_generate, 1, "element 1", "generate", MODEL_A, "--prompt", "a", "--history", "[{\"role\":\"user\"}]");
+}
+
+/* ---- texts and ids ---- */
+
+UNIT_TEST(tokenize_and_detokenize_are_lines_of_json)
+{
+	CHECK_PRINTS(cli_tokenize, "\"\"\n\"a\\u0000b </s>\"\n", "[1]\n[1, 260, 3, 542, 527, 578, 577, 534, 580]\n",
+				 "tokenize", MODEL_A);
+	CHECK_PRINTS(cli_tokenize, "\"</s>\"", "[1, 2]\n", "tokenize", MODEL_A, "--parse-special");
+	CHECK_PRINTS(cli_detokenize, "[]\n[1, 260, 3, 542, 527, 578, 577, 534, 580, 2, 601]\n",
+				 "\"\"\n\"a\\u0000b </s>\"\n", "detokenize", MODEL_A);
+}
+
+UNIT_TEST(wrong_lines_are_named)
+{
+	static const struct
+	{
+		CommandFunction run;
+		const char *input;
+		const char *line;
+	} cases[] = {
+		{cli_tokenize, "\"good\"\nnonsense\n", "line 2"},
+		{cli_tokenize, "[1]\n", "line 1"},
+		{cli_detokenize, "[1]\n[1]\n[1, 99999]\n", "line 3"},
+		{cli_detokenize, "[1.5]\n", "line 1"},
+		{cli_detokenize, "[-1]\n", "line 1"},
+		{cli_detokenize, "\"text\"\n", "line 1"},
+	};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+	{
+		const char *arguments[] = {"lines", MODEL_A, NULL};
+		Outcome		outcome = run(cases[i].run, cases[i].input, arguments);
+
+		UNIT_EQUAL_INT(outcome.status, 1);
+		UNIT_CONTAINS(outcome.messages, cases[i].line);
+		forget(&outcome);
+	}
+}
+
+/* ---- answers ---- */
+
+UNIT_TEST(generate_answers_with_json)
+{
+	const char *arguments[] = {"generate", MODEL_A, "--ids=1, 5, 6", "--options", "{\"max_tokens\":5}", NULL};
+	Outcome		outcome = run(cli_generate, "", arguments);
+	json_t	   *answer = json_loads(outcome.output, 0, NULL);
+
+	UNIT_EQUAL_INT(outcome.status, 0);
+	UNIT_EQUAL_INT(json_array_size(json_object_get(answer, "ids")), 5);
+	UNIT_CHECK(json_is_string(json_object_get(answer, "text")));
+	UNIT_EQUAL_TEXT(json_string_value(json_object_get(answer, "finish")), "length");
+	json_decref(answer);
+	forget(&outcome);
+}
+
+UNIT_TEST(stop_strings_end_a_continuation_of_ids)
+{
+	const char *arguments[] = {"generate", MODEL_A, "--ids", "1 5 6", "--options",
+							   "{\"max_tokens\":20,\"stop\":\"u\"}", NULL};
+	Outcome		outcome = run(cli_generate, "", arguments);
+	json_t	   *answer = json_loads(outcome.output, 0, NULL);
+
+	UNIT_EQUAL_TEXT(json_string_value(json_object_get(answer, "finish")), "stop");
+	UNIT_CHECK(json_array_size(json_object_get(answer, "ids")) < 20);
+	UNIT_CHECK(strchr(json_string_value(json_object_get(answer, "text")), 'u') == NULL);
+	json_decref(answer);
+	forget(&outcome);
+}
+
+/* ---- arrays ---- */
+
+UNIT_TEST(arrays_survive_a_file)
+{
+	char		path[] = "/tmp/mmgpt-cli-XXXXXX";
+	float		values[6] = {0.0f, -1.5f, 3e38f, 1e-40f, INFINITY, 7.0f};
+	NpyArray	array = {TYPE_F32, 2, {3, 2}, values};
+	NpyArray	again;
+	Arena	   *arena = arena_create();
+	Status		status;
+
+	status_clear(&status);
+	close(make_file(path));
+	UNIT_CHECK(npy_write(path, &array, &status));
+	if (UNIT_CHECK(npy_read(path, arena, &again, &status)))
+	{
+		UNIT_EQUAL_INT(again.type, TYPE_F32);
+		UNIT_EQUAL_INT(again.dimensions, 2);
+		UNIT_EQUAL_INT(again.shape[0], 3);
+		UNIT_EQUAL_INT(again.shape[1], 2);
+		UNIT_CHECK(memcmp(again.data, values, sizeof(values)) == 0);
+	}
+	unlink(path);
+	arena_free(arena);
+}
+
+/* Write a version-1.0 file with this header and that many bytes of data, and read it. */
+static bool
+read_made(const char *header, size_t data)
+{
+	static const char zeros[64];
+	char		path[] = "/tmp/mmgpt-cli-XXXXXX";
+	int			file = make_file(path);
+	unsigned char prefix[10] = "\x93NUMPY\x01";
+	Arena	   *arena = arena_create();
+	NpyArray	array;
+	Status		status;
+	bool		good;
+
+	status_clear(&status);
+	prefix[8] = (unsigned char) strlen(header);
+	if (write(file, prefix, 10) != 10 || write(file, header, strlen(header)) != (ssize_t) strlen(header) ||
+		write(file, zeros, data) != (ssize_t) data)
+		engine_bail(path, NULL);
+	close(file);
+	good = npy_read(path, arena, &array, &status);
+	if (!good)
+		UNIT_CONTAINS(status.message, path);
+	unlink(path);
+	arena_free(arena);
+	return good;
+}
+
+UNIT_TEST(damaged_arrays_are_refused)
+{
+	UNIT_CHECK(read_made("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 2), }\n", 16));
+	UNIT_CHECK(read_made("{'descr': '|u1', 'fortran_order': False, 'shape': (5,), }\n", 5));
+	UNIT_CHECK(!read_made("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 2), }\n", 15));
+	UNIT_CHECK(!read_made("{'descr': '<f4', 'fortran_order': True, 'shape': (2, 2), }\n", 16));
+	UNIT_CHECK(!read_made("{'descr': '<f8', 'fortran_order': False, 'shape': (2,), }\n", 16));
+	UNIT_CHECK(!read_made("{'descr': '>f4', 'fortran_order': False, 'shape': (4,), }\n", 16));
+	UNIT_CHECK(!read_made("{'descr': '<f4', 'fortran_order': False, 'shape': (-4,), }\n", 16));
+	UNIT_CHECK(!read_made("{'descr': '<f4', 'fortran_order': False, 'shape': (65536, 65536, 65536, 65536), }\n", 16));
+	UNIT_CHECK(!read_made("{'descr': '<f4', 'fortran_order': False, 'shape': (4", 16));
+	UNIT_CHECK(!read_made("{'descr': '<f4'}", 16));
+	UNIT_CHECK(!read_made("", 0));
+}
+
+int
+main(int argc, char **argv)
+{
+	return unit_run(argc, argv);
+}
