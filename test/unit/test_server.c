@@ -1,0 +1,325 @@
+/*
+ * test_server.c - the server over its socket: many clients, cancelling, being alone, bad
+ * frames, a model that can't be loaded.
+ */
+#include <jansson.h>
+
+#include "serve_client.h"
+
+#define DEMO_MODEL "demo/model"
+#define PICTURES 16
+#define CLIENTS 32
+#define LONG_ANSWER "{\"max_tokens\": 1900, \"temperature\": 100, \"seed\": 5}"
+
+/* The demo's pictures, read once. */
+static void *pictures[PICTURES];
+static size_t picture_lengths[PICTURES];
+
+static void
+read_pictures(void)
+{
+	for (int i = 0; i < PICTURES && pictures[i] == NULL; i++)
+	{
+		char		path[64];
+
+		snprintf(path, sizeof(path), "test/golden/demo/pictures/%02d.png", i);
+		if (access(path, R_OK) != 0)
+			snprintf(path, sizeof(path), "test/golden/demo/pictures/%02d.jpg", i);
+		pictures[i] = unit_read_file(path, &picture_lengths[i]);
+	}
+}
+
+/* A question about a picture; which of the kinds and pictures depends on the number. */
+static ClientQuestion
+numbered_question(int number)
+{
+	static const struct
+	{
+		WireKind	kind;
+		const char *prompt;
+	}			asked[] = {
+		{WIRE_KIND_CAPTION, "detailed"}, {WIRE_KIND_COUNT, "dogs"}, {WIRE_KIND_SCORE, "Is there a cat?"},
+		{WIRE_KIND_CHAT_TURN, "What is this?"}, {WIRE_KIND_CHAT, "What is in the picture?"},
+	};
+	ClientQuestion question = {.kind = asked[number % 5].kind, .prompt = asked[number % 5].prompt};
+
+	read_pictures();
+	question.image = pictures[number % PICTURES];
+	question.image_length = picture_lengths[number % PICTURES];
+	return question;
+}
+
+/* A number of mmgpt_status(), named "group.key". */
+static double
+status_number(int fd, const char *group, const char *key)
+{
+	ClientQuestion question = {.kind = WIRE_KIND_STATUS};
+	ClientFrame frame = client_ask(fd, 900000, &question);
+	json_t	   *root = json_loadb((const char *) frame.fields.bytes[WIRE_FIELD_JSON],
+								  frame.fields.length[WIRE_FIELD_JSON], 0, NULL);
+	double		value = json_number_value(json_object_get(json_object_get(root, group), key));
+
+	UNIT_CHECK(root != NULL);
+	json_decref(root);
+	free(frame.payload);
+	return value;
+}
+
+/* Wait until a number of the status has a value. */
+static bool
+status_becomes(int fd, const char *group, const char *key, double value)
+{
+	struct timespec pause = {0, 5000000};
+
+	for (int i = 0; i < 12000; i++)
+	{
+		if (status_number(fd, group, key) == value)
+			return true;
+		nanosleep(&pause, NULL);
+	}
+	return false;
+}
+
+UNIT_TEST(what_needs_no_model_is_answered)
+{
+	ServedEngine engine = engine_serve(DEMO_MODEL);
+	int			fd = client_open(&engine);
+	ClientQuestion version = {.kind = WIRE_KIND_VERSION};
+	ClientQuestion tokens = {.kind = WIRE_KIND_TOKEN_COUNT, .prompt = "How many dogs?"};
+	ClientQuestion info = numbered_question(0);
+	ClientFrame frame = client_ask(fd, 1, &version);
+
+	UNIT_EQUAL_INT(frame.header.type, WIRE_ANSWER);
+	UNIT_CHECK(wire_has(&frame.fields, WIRE_FIELD_TEXT));
+	free(frame.payload);
+	frame = client_ask(fd, 2, &tokens);
+	UNIT_CHECK(wire_get_i64(&frame.fields, WIRE_FIELD_INTEGER, 0) > 2);
+	free(frame.payload);
+	info.kind = WIRE_KIND_IMAGE_INFO;
+	frame = client_ask(fd, 3, &info);
+	UNIT_EQUAL_INT(frame.header.type, WIRE_ANSWER);
+	free(frame.payload);
+	close(fd);
+	UNIT_EQUAL_INT(engine_end(&engine), 0);
+}
+
+/* Compare the ends of two requests byte by byte. */
+static void
+check_same(int number, const ClientFrame *one, const ClientFrame *other)
+{
+	if (one->header.type != WIRE_ANSWER || one->header.length != other->header.length ||
+		memcmp(one->payload, other->payload, one->header.length) != 0)
+		UNIT_FAIL("question %d: the answer in company differs from the one alone", number);
+}
+
+UNIT_TEST(many_clients_get_the_answers_they_get_alone)
+{
+	ServedEngine engine = engine_serve(DEMO_MODEL);
+	ClientFrame alone[CLIENTS];
+	int			fds[CLIENTS];
+	double		steps;
+	double		rows;
+
+	for (int i = 0; i < CLIENTS; i++)
+	{
+		ClientQuestion question = numbered_question(i);
+
+		fds[i] = client_open(&engine);
+		alone[i] = client_ask(fds[i], 1, &question);
+	}
+	steps = status_number(fds[0], "scheduler", "steps");
+	rows = steps * status_number(fds[0], "scheduler", "rows_per_step");
+	for (int i = 0; i < CLIENTS; i++)
+	{
+		ClientQuestion question = numbered_question(i);
+
+		UNIT_CHECK(client_send_question(fds[i], 2, &question));
+	}
+	for (int i = 0; i < CLIENTS; i++)
+	{
+		bool		started;
+		ClientFrame frame = client_read_end(fds[i], 2, &started);
+
+		UNIT_CHECK(started);
+		check_same(i, &alone[i], &frame);
+		free(frame.payload);
+		free(alone[i].payload);
+	}
+	rows = status_number(fds[0], "scheduler", "steps") * status_number(fds[0], "scheduler", "rows_per_step") - rows;
+	steps = status_number(fds[0], "scheduler", "steps") - steps;
+	UNIT_CHECK(rows / steps >= 2);
+	UNIT_CHECK(status_number(fds[0], "requests", "failed") == 0);
+	for (int i = 0; i < CLIENTS; i++)
+		close(fds[i]);
+	UNIT_EQUAL_INT(engine_end(&engine), 0);
+}
+
+UNIT_TEST(cancelling_ends_a_request)
+{
+	ServedEngine engine = engine_serve(DEMO_MODEL);
+	int			fd = client_open(&engine);
+	int			other = client_open(&engine);
+	ClientQuestion question = {.kind = WIRE_KIND_CHAT, .prompt = "Tell me a story.", .options = LONG_ANSWER};
+	double		before;
+
+	UNIT_CHECK(client_send_question(fd, 7, &question));
+	UNIT_CHECK(status_becomes(other, "requests", "running", 1));
+	before = status_number(other, "requests", "cancelled");
+	UNIT_CHECK(client_send_frame(fd, WIRE_CANCEL, 7, NULL, 0));
+	UNIT_CHECK(status_becomes(other, "requests", "cancelled", before + 1));
+	UNIT_CHECK(status_becomes(other, "requests", "running", 0));
+	/* the connection goes on */
+	question = numbered_question(0);
+	UNIT_CHECK(client_send_question(fd, 8, &question));
+	{
+		bool		started;
+		ClientFrame frame = client_read_end(fd, 8, &started);
+
+		UNIT_EQUAL_INT(frame.header.type, WIRE_ANSWER);
+		free(frame.payload);
+	}
+	close(fd);
+	close(other);
+	UNIT_EQUAL_INT(engine_end(&engine), 0);
+}
+
+UNIT_TEST(closing_a_connection_cancels_its_requests)
+{
+	ServedEngine engine = engine_serve(DEMO_MODEL);
+	int			watcher = client_open(&engine);
+	ClientQuestion question = {.kind = WIRE_KIND_CHAT, .prompt = "Tell me a story.", .options = LONG_ANSWER};
+
+	for (int i = 0; i < 4; i++)
+	{
+		int			fd = client_open(&engine);
+
+		for (uint64_t id = 1; id <= 20; id++)
+			UNIT_CHECK(client_send_question(fd, id, &question));
+		close(fd);
+	}
+	UNIT_CHECK(status_becomes(watcher, "requests", "cancelled", 80));
+	UNIT_CHECK(status_becomes(watcher, "requests", "running", 0));
+	UNIT_CHECK(status_becomes(watcher, "requests", "waiting", 0));
+	close(watcher);
+	UNIT_EQUAL_INT(engine_end(&engine), 0);
+}
+
+UNIT_TEST(a_request_that_must_be_alone_runs_alone)
+{
+	ServedEngine engine = engine_serve(DEMO_MODEL);
+	int			company = client_open(&engine);
+	int			fd = client_open(&engine);
+	ClientQuestion story = {.kind = WIRE_KIND_CHAT, .prompt = "Tell me a story.", .options = LONG_ANSWER};
+	ClientQuestion question = numbered_question(0);
+	ClientFrame frame;
+	bool		started;
+
+	UNIT_CHECK(client_send_question(company, 1, &story));
+	UNIT_CHECK(status_becomes(company, "requests", "running", 1));
+	question.flags = WIRE_FLAG_ALONE;
+	UNIT_CHECK(client_send_question(fd, 1, &question));
+	UNIT_CHECK(status_becomes(company, "requests", "waiting", 1));
+	UNIT_EQUAL_INT(status_number(company, "requests", "running"), 1);
+	UNIT_CHECK(client_send_frame(company, WIRE_CANCEL, 1, NULL, 0));
+	frame = client_read_end(fd, 1, &started);
+	UNIT_CHECK(started);
+	UNIT_EQUAL_INT(frame.header.type, WIRE_ANSWER);
+	free(frame.payload);
+	close(company);
+	close(fd);
+	UNIT_EQUAL_INT(engine_end(&engine), 0);
+}
+
+/* Send bytes that are no conversation on a connection of their own; the engine must hang up. */
+static void
+check_hangs_up(const ServedEngine *engine, uint32_t length, uint32_t type)
+{
+	uint32_t	header[4] = {length, type, 1, 0};
+	int			fd = client_open(engine);
+	ClientFrame frame;
+
+	UNIT_CHECK(client_send_bytes(fd, header, sizeof(header)));
+	frame = client_read_frame(fd);
+	UNIT_EQUAL_INT(frame.header.type, 0);
+	free(frame.payload);
+	close(fd);
+}
+
+UNIT_TEST(bad_frames_harm_nobody)
+{
+	ServedEngine engine = engine_serve(DEMO_MODEL);
+	int			fd = client_open(&engine);
+	ClientQuestion question = numbered_question(3);
+	ClientFrame frame;
+	int			half;
+
+	check_hangs_up(&engine, 0xffffffffu, WIRE_REQUEST);
+	check_hangs_up(&engine, 0, 4711);
+	check_hangs_up(&engine, 0, WIRE_HELLO);
+	/* a client that goes in the middle of a frame */
+	half = client_open(&engine);
+	UNIT_CHECK(client_send_bytes(half, (uint32_t[5]) {1000000, WIRE_REQUEST, 1, 0, 99}, 20));
+	close(half);
+	/* fields that are cut off, and a request without any */
+	UNIT_CHECK(client_send_frame(fd, WIRE_REQUEST, 1, "abcde", 5));
+	frame = client_read_frame(fd);
+	UNIT_EQUAL_INT(frame.header.type, WIRE_ERROR);
+	UNIT_EQUAL_INT(wire_get_u32(&frame.fields, WIRE_FIELD_CODE, 0), STATUS_PROTOCOL);
+	free(frame.payload);
+	UNIT_CHECK(client_send_frame(fd, WIRE_REQUEST, 2, NULL, 0));
+	frame = client_read_frame(fd);
+	UNIT_EQUAL_INT(frame.header.type, WIRE_ERROR);
+	free(frame.payload);
+	/* cancelling what does not exist */
+	UNIT_CHECK(client_send_frame(fd, WIRE_CANCEL, 4711, NULL, 0));
+	frame = client_ask(fd, 3, &question);
+	UNIT_EQUAL_INT(frame.header.type, WIRE_ANSWER);
+	free(frame.payload);
+	close(fd);
+	UNIT_EQUAL_INT(engine_end(&engine), 0);
+}
+
+UNIT_TEST(without_a_model_every_request_hears_the_reason)
+{
+	ServedEngine engine = engine_serve("test/golden/no-such-model");
+	int			fd = client_open(&engine);
+	ClientQuestion question = numbered_question(0);
+	ClientQuestion status = {.kind = WIRE_KIND_STATUS};
+	ClientFrame frame = client_ask(fd, 1, &question);
+	Status		failure;
+
+	UNIT_EQUAL_INT(frame.header.type, WIRE_ERROR);
+	wire_get_status(&frame.fields, &failure);
+	UNIT_EQUAL_INT(failure.code, STATUS_MODEL_UNAVAILABLE);
+	UNIT_CONTAINS(failure.message, "test/golden/no-such-model");
+	UNIT_CONTAINS(failure.detail, "config.json");
+	UNIT_CONTAINS(failure.hint, "mmgpt_restart()");
+	free(frame.payload);
+	frame = client_ask(fd, 2, &status);
+	UNIT_EQUAL_INT(frame.header.type, WIRE_ANSWER);
+	free(frame.payload);
+	close(fd);
+	UNIT_EQUAL_INT(engine_end(&engine), 0);
+}
+
+UNIT_TEST(only_the_account_may_use_the_socket)
+{
+	ServedEngine engine = engine_serve(DEMO_MODEL);
+	struct stat file;
+
+	UNIT_EQUAL_INT(stat(engine.path, &file), 0);
+	UNIT_EQUAL_INT(file.st_mode & 0777, 0600);
+	UNIT_EQUAL_INT(engine_end(&engine), 0);
+}
+
+int
+main(int argc, char **argv)
+{
+	int			result;
+
+	serve_if_asked(argc, argv);
+	result = unit_run(argc, argv);
+	for (int i = 0; i < PICTURES; i++)
+		free(pictures[i]);
+	return result;
+}
