@@ -29,8 +29,9 @@ RESET mmgpt.max_image_pixels;
 SET mmgpt.max_request_bytes = '2kB';
 CALL complain($$SELECT mmgpt_generate(repeat('x', 3000))$$);
 CALL complain($$SELECT mmgpt_generate('x', decode(repeat('00', 3000), 'hex'))$$);
+CALL complain($$SELECT mmgpt_generate(repeat('x', 1500), decode(repeat('00', 1000), 'hex'))$$);
 RESET mmgpt.max_request_bytes;
-CALL complain($$SELECT mmgpt_generate(repeat('word ', 20000))$$);
+CALL complain($$SELECT mmgpt_generate(repeat('word ', 1000))$$);
 
 -- histories
 CALL complain($$SELECT mmgpt_chat(NULL, '{}', 'x')$$);

@@ -10,6 +10,7 @@
 #include "utils/builtins.h"
 
 #include "arguments.h"
+#include "pg_compat.h"
 #include "settings.h"
 
 #define FIELDS_START_SIZE WIRE_REQUEST_OVERHEAD
@@ -27,15 +28,16 @@ reserve(EngineRequest *request, size_t length)
 	writer->bytes = repalloc(writer->bytes, writer->size);
 }
 
-/* Raise the error for a call of so many bytes, if they are too many. */
+/* Count more bytes of the image or a text; raise an error if the call has too many then. */
 static void
-check_bytes(size_t bytes)
+count_content(EngineRequest *request, size_t bytes)
 {
-	if (bytes > (size_t) setting_max_request_bytes)
+	request->content += bytes;
+	if (request->content > (size_t) setting_max_request_bytes)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("image and texts of the call have %zu bytes, more than the %d allowed",
-						bytes, setting_max_request_bytes),
+						request->content, setting_max_request_bytes),
 				 errhint("A superuser can raise mmgpt.max_request_bytes.")));
 }
 
@@ -56,7 +58,7 @@ add_characters(EngineRequest *request, WireField field, char *characters, size_t
 {
 	char	   *utf8;
 
-	check_bytes(length);
+	count_content(request, length);
 	utf8 = pg_server_to_any(characters, (int) length, PG_UTF8);
 	if (utf8 != characters)
 		length = strlen(utf8);
@@ -104,16 +106,10 @@ request_set_image(EngineRequest *request, Datum image)
 {
 	bytea	   *bytes;
 
-	check_bytes(toast_raw_datum_size(image) - VARHDRSZ);
+	count_content(request, toast_raw_datum_size(image) - VARHDRSZ);
 	bytes = DatumGetByteaPP(image);
 	request->image = (const uint8_t *) VARDATA_ANY(bytes);
 	request->image_length = VARSIZE_ANY_EXHDR(bytes);
 	reserve(request, 0);
 	wire_write_tail(&request->writer, WIRE_FIELD_IMAGE, request->image_length);
-}
-
-void
-request_check_size(const EngineRequest *request)
-{
-	check_bytes(request->writer.used + request->image_length);
 }

@@ -3,7 +3,8 @@
  *
  * A request is built in the current memory context: request_begin, then its
  * texts and options, then the image. Texts are converted to UTF-8 whatever the
- * database's encoding; the image stays where it lies.
+ * database's encoding; the image stays where it lies. A call whose image and texts
+ * have more bytes than mmgpt.max_request_bytes raises an error (54000, both numbers).
  */
 #ifndef MMGPT_ARGUMENTS_H
 #define MMGPT_ARGUMENTS_H
@@ -26,10 +27,7 @@ extern void request_add_json(EngineRequest *request, WireField field, Jsonb *val
 /* Add the session's settings for answers, and the call's own options (NULL: none). */
 extern void request_add_options(EngineRequest *request, Jsonb *options);
 
-/* Add an image: a Datum of type bytea, whose bytes are checked against the limit before they are read. */
+/* Add an image: a Datum of type bytea, whose size is checked before its bytes are read. */
 extern void request_set_image(EngineRequest *request, Datum image);
-
-/* Raise an error (54000, both numbers) if the request is larger than mmgpt.max_request_bytes. */
-extern void request_check_size(const EngineRequest *request);
 
 #endif

@@ -484,7 +484,8 @@ raise_lost_twice(void)
 	Status		status;
 
 	status_clear(&status);
-	status_set(&status, STATUS_ENGINE_LOST, "the mmgpt engine ended twice while it worked on this call");
+	status_set(&status, STATUS_ENGINE_LOST,
+			   "the mmgpt engine ended twice while it worked on this call");
 	status_detail(&status, "The second time it worked on nothing else. The engine was restarted, "
 				  "and other calls were not affected.");
 	status_hint(&status, "The server's log says how the engine ended.");

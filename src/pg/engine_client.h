@@ -18,6 +18,7 @@ typedef struct EngineRequest
 	WireWriter	writer;			/* the fields; ends with the head of the image's */
 	const uint8_t *image;		/* image_length bytes, which stay where they are; may be NULL */
 	size_t		image_length;
+	size_t		content;		/* bytes of the image and the texts, as the limit counts them */
 } EngineRequest;
 
 /* An answer; its fields point into a payload of the caller's memory context. */

@@ -9,7 +9,7 @@
 /* Write the path of the program mmgpt-engine: beside this library. path: MAXPGPATH bytes. */
 extern void engine_path_program(char *path);
 
-/* Write the directory of the demo model, which is installed with the extension. path: MAXPGPATH bytes. */
+/* Write the directory of the demo model, installed with the extension. path: MAXPGPATH bytes. */
 extern void engine_path_demo_model(char *path);
 
 #endif

@@ -24,7 +24,10 @@ json_argument(FunctionCallInfo fcinfo, int position)
 	return PG_ARGISNULL(position) ? NULL : PG_GETARG_JSONB_P(position);
 }
 
-/* Ask with a prompt, options, and where not absent an image and a history. Positions: -1 for none. */
+/*
+ * Ask with the arguments at the given positions (history: -1 for none); image,
+ * history and options may be NULL.
+ */
 static void
 ask(FunctionCallInfo fcinfo, WireKind kind, int image, int history, int prompt, int options,
 	EngineAnswer *answer)

@@ -35,7 +35,7 @@ mmgpt_image_info(PG_FUNCTION_ARGS)
 	return result_jsonb(&answer);
 }
 
-/* Ask for the number of tokens of a text; waits, as any question does, until the model is loaded. */
+/* Ask for the number of tokens of a text; waits until the model is loaded. */
 static void
 count_tokens(const text *value, EngineAnswer *answer)
 {
