@@ -34,8 +34,13 @@ fail(j_common_ptr jpeg)
 	char		text[JMSG_LENGTH_MAX];
 
 	jpeg->err->format_message(jpeg, text);
-	status_set(decoder->status, STATUS_INVALID_IMAGE, "image is not a valid JPEG file");
-	status_detail(decoder->status, "%s.", text);
+	if (jpeg->err->msg_code == JERR_OUT_OF_MEMORY)
+		status_set(decoder->status, STATUS_OUT_OF_MEMORY, "out of memory while decoding a JPEG image");
+	else
+	{
+		status_set(decoder->status, STATUS_INVALID_IMAGE, "image is not a valid JPEG file");
+		status_detail(decoder->status, "%s.", text);
+	}
 	longjmp(decoder->failed, 1);
 }
 
@@ -46,16 +51,19 @@ fail_truncated(j_common_ptr jpeg)
 
 	status_set(decoder->status, STATUS_INVALID_IMAGE, "JPEG image is truncated");
 	if (decoder->jpeg.image_height > 0)
-		status_detail(decoder->status, "The file ends after row %u of %u.", decoder->jpeg.output_scanline,
+		status_detail(decoder->status, "The data ends after row %u of %u.", decoder->jpeg.output_scanline,
 					  decoder->jpeg.image_height);
 	longjmp(decoder->failed, 1);
 }
 
-/* Warnings are harmless, but for the end of the data inside the picture. */
+/*
+ * Warnings are harmless, but for the end of the data inside the picture: of the file, or of
+ * a scan, by a marker that stands too early. libjpeg would go on with grey.
+ */
 static void
 note_warning(j_common_ptr jpeg, int level)
 {
-	if (level < 0 && jpeg->err->msg_code == JWRN_JPEG_EOF)
+	if (level < 0 && (jpeg->err->msg_code == JWRN_JPEG_EOF || jpeg->err->msg_code == JWRN_HIT_MARKER))
 		fail_truncated(jpeg);
 }
 

@@ -12,8 +12,11 @@
 
 #include "image_internal.h"
 
-/* Text and colour profiles above this are refused, so that a small file can't unpack to gigabytes. */
-#define MAX_CHUNK_BYTES ((png_alloc_size_t) 64 * 1024 * 1024)
+/* Chunks that say something about pixels or orientation are small. */
+#define MAX_CHUNK_BYTES ((png_alloc_size_t) 1024 * 1024)
+
+/* The only chunk read beside header, palette, transparency and pixels (png_set_keep_unknown_chunks). */
+static const png_byte exif_chunk[] = "eXIf";
 
 typedef struct PngDecoder
 {
@@ -81,6 +84,9 @@ begin(PngDecoder *decoder)
 {
 	png_set_user_limits(decoder->png, PNG_UINT_31_MAX, PNG_UINT_31_MAX);
 	png_set_chunk_malloc_max(decoder->png, MAX_CHUNK_BYTES);
+	/* the rest is skipped unread: a thousand compressed texts of a small file would unpack to gigabytes */
+	png_set_keep_unknown_chunks(decoder->png, PNG_HANDLE_CHUNK_NEVER, NULL, -1);
+	png_set_keep_unknown_chunks(decoder->png, PNG_HANDLE_CHUNK_AS_DEFAULT, exif_chunk, 1);
 	png_set_read_fn(decoder->png, decoder, read_bytes);
 	png_read_info(decoder->png, decoder->info);
 }

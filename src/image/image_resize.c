@@ -75,11 +75,11 @@ fixed_point(double weight)
 
 /* The weights of output number out (in the whole resized picture) into place i of the axis. */
 static void
-set_weights(Axis *axis, int i, int out, int inputs, double scale, double *scratch)
+set_weights(Axis *axis, int i, int64_t out, int inputs, double scale, double *scratch)
 {
 	double		filter_scale = scale < 1.0 ? 1.0 : scale;
 	double		support = CUBIC_SUPPORT * filter_scale;
-	double		center = (out + 0.5) * scale;
+	double		center = ((double) out + 0.5) * scale;
 	int			begin = (int) (center - support + 0.5);
 	int			end = (int) (center + support + 0.5);
 	double		sum = 0;
@@ -107,20 +107,23 @@ set_weights(Axis *axis, int i, int out, int inputs, double scale, double *scratc
 }
 
 /* Python's round(x / 2): half to even. */
-static int
-half_even(int x)
+static int64_t
+half_even(int64_t x)
 {
 	return x % 2 == 0 ? x / 2 : (x / 2) + ((x / 2) % 2 != 0);
 }
 
-/* An axis of `inputs` pixels resized to `resized`, of which the centre `size` are kept. */
+/*
+ * An axis of `inputs` pixels resized to `resized`, of which the centre `size` are kept.
+ * The long side of a thin picture has more pixels after the resize than an int holds.
+ */
 static bool
-axis_create(Axis *axis, int inputs, int resized, int size, Arena *arena, Status *status)
+axis_create(Axis *axis, int inputs, int64_t resized, int size, Arena *arena, Status *status)
 {
-	double		scale = (double) inputs / resized;
+	double		scale = (double) inputs / (double) resized;
 	double		support = CUBIC_SUPPORT * (scale < 1.0 ? 1.0 : scale);
 	int			taps = (int) ceil(support) * 2 + 1;
-	int			offset = half_even(resized - size);
+	int64_t		offset = half_even(resized - size);
 	size_t		cells;
 	double	   *scratch;
 
@@ -145,10 +148,10 @@ axis_create(Axis *axis, int inputs, int resized, int size, Arena *arena, Status 
 }
 
 /* The longer side after the resize: int(size * long / short), as torchvision computes it. */
-static int
+static int64_t
 resized_length(int length, int shorter, int size)
 {
-	return (int) ((int64_t) size * length / shorter);
+	return (int64_t) size * length / shorter;
 }
 
 Resizer *

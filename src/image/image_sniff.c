@@ -2,9 +2,13 @@
  * image_sniff.c - which format a file has, judged by its first bytes and never by a
  * name; limits; the orientation that cameras write.
  */
+#include <stdio.h>
 #include <string.h>
 
 #include "image_internal.h"
+
+/* Bytes that a message shows of what is no image. */
+#define SHOWN_BYTES 4
 
 static const uint8_t jpeg_signature[] = {0xFF, 0xD8, 0xFF};
 static const uint8_t png_signature[] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1A, '\n'};
@@ -26,6 +30,18 @@ guess_other_format(const uint8_t *bytes, size_t length)
 	if (length >= 4 && memcmp(bytes, "%PDF", 4) == 0)
 		return "a PDF";
 	return NULL;
+}
+
+/* Name the first bytes, as far as there are any. Returns false. */
+static bool
+describe_bytes(const uint8_t *bytes, size_t length, Status *status)
+{
+	char		digits[3 * SHOWN_BYTES + 1] = "";
+	size_t		shown = length < SHOWN_BYTES ? length : SHOWN_BYTES;
+
+	for (size_t i = 0; i < shown; i++)
+		snprintf(digits + 3 * i, 4, " %02x", bytes[i]);
+	return status_detail(status, "Its first bytes are%s.", digits);
 }
 
 /* True and the format, or false and a message that says what the bytes are instead. */
@@ -51,8 +67,7 @@ sniff_format(const uint8_t *bytes, size_t length, ImageFormat *format, Status *s
 	if (other != NULL)
 		status_detail(status, "It looks like %s file.", other);
 	else
-		status_detail(status, "Its first bytes are %02x %02x %02x %02x.", bytes[0], length > 1 ? bytes[1] : 0,
-					  length > 2 ? bytes[2] : 0, length > 3 ? bytes[3] : 0);
+		describe_bytes(bytes, length, status);
 	return status_hint(status, "Store the bytes of a JPEG or PNG file.");
 }
 
