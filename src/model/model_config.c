@@ -178,6 +178,8 @@ read_vision(Reader *reader, VisionConfig *vision)
 										clip_deviation[i]);
 		if (!(vision->deviation[i] > 0))
 			fault(reader, "", "image_std", "does not hold three positive numbers");
+		if (mean != NULL && (json_array_size(mean) != 3 || !json_is_number(json_array_get(mean, (size_t) i))))
+			fault(reader, "", "image_mean", "does not hold three numbers");
 	}
 }
 

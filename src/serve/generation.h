@@ -84,7 +84,7 @@ struct Generation
 	Sequence   *sequence;
 	int			fed;			/* tokens of prompt and answer given to the model */
 	Generation *next;			/* in the scheduler's list */
-	void		(*finished) (Generation *generation, void *argument);	/* called by the scheduler's thread; may submit others */
+	void		(*finished) (Generation *generation, void *argument);	/* required; called by the scheduler's thread, may submit others */
 	void	   *argument;
 };
 

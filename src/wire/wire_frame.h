@@ -16,6 +16,9 @@
  *	engine  -> ANSWER(id) | ERROR(id)		the last frame of a request
  *	backend -> CANCEL(id)					any time; the answer, if one comes, is dropped
  *
+ * Where no engine could be kept running, the supervisor answers on its behalf: one
+ * ERROR frame with id 0 in place of HELLO, and the connection is closed.
+ *
  * Nothing here allocates.
  */
 #ifndef MMGPT_WIRE_FRAME_H
