@@ -36,6 +36,8 @@ typedef struct PngRecipe
 	const png_color_16 *key;	/* the transparent colour, or NULL */
 	int			orientation;	/* 0: no eXIf chunk */
 	bool		big_endian;		/* of the eXIf chunk */
+	const png_text *texts;
+	int			text_count;
 } PngRecipe;
 
 /* A number below limit; the same ones in every run. */
@@ -107,6 +109,8 @@ picture_put_header(png_structp png, png_infop info, const PngRecipe *recipe)
 		picture_exif(recipe->orientation, recipe->big_endian, exif);
 		png_set_eXIf_1(png, info, sizeof(exif), exif);
 	}
+	if (recipe->text_count > 0)
+		png_set_text(png, info, recipe->texts, recipe->text_count);
 	png_write_info(png, info);
 }
 
@@ -122,6 +126,7 @@ picture_make_png(const PngRecipe *recipe)
 
 	png_set_write_fn(png, &file, picture_append, picture_flush);
 	png_set_compression_level(png, 1);
+	png_set_user_limits(png, PNG_UINT_31_MAX, PNG_UINT_31_MAX);
 	picture_put_header(png, info, recipe);
 	passes = png_set_interlace_handling(png);
 	for (int pass = 0; pass < passes; pass++)
