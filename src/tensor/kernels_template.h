@@ -379,33 +379,43 @@ soften_page(RunningRow *row, float scale, int low, int high)
 	return shrink;
 }
 
+/* The part of add_values for `vectors` whole vectors of y from d on; vectors is a constant where this is inlined. */
+static inline __attribute__((always_inline)) void
+add_value_vectors(const int vectors, const AttendTile *tile, const float *values, const float *weights, float shrink,
+				  int low, int high, int d, float *y)
+{
+	Vector		sum[4];
+
+	UNROLL for (int v = 0; v < vectors; v++)
+		sum[v] = v_load(y + d + v * LANES) * v_set(shrink);
+	for (int j = low; j < high; j++)
+		UNROLL for (int v = 0; v < vectors; v++)
+			sum[v] = v_fma(v_set(weights[j]), v_load(values + j * tile->value_stride + d + v * LANES), sum[v]);
+	UNROLL for (int v = 0; v < vectors; v++)
+		v_store(y + d + v * LANES, sum[v]);
+}
+
 /* y = y * shrink + sum over keys [low, high) of weight * value. */
 static inline void
 add_values(const AttendTile *tile, const float *values, const float *weights, float shrink, int low, int high,
 		   float *y)
 {
+	int			size = tile->head_size;
 	int			d = 0;
 
-	for (; d + 4 * LANES <= tile->head_size; d += 4 * LANES)
+	for (; d + 4 * LANES <= size; d += 4 * LANES)
+		add_value_vectors(4, tile, values, weights, shrink, low, high, d, y);
+	for (; d + 2 * LANES <= size; d += 2 * LANES)
+		add_value_vectors(2, tile, values, weights, shrink, low, high, d, y);
+	for (; d + LANES <= size; d += LANES)
+		add_value_vectors(1, tile, values, weights, shrink, low, high, d, y);
+	if (d < size)
 	{
-		Vector		sum[4];
-
-		UNROLL for (int v = 0; v < 4; v++)
-			sum[v] = v_load(y + d + v * LANES) * v_set(shrink);
-		for (int j = low; j < high; j++)
-			UNROLL for (int v = 0; v < 4; v++)
-				sum[v] = v_fma(v_set(weights[j]), v_load(values + j * tile->value_stride + d + v * LANES), sum[v]);
-		UNROLL for (int v = 0; v < 4; v++)
-			v_store(y + d + v * LANES, sum[v]);
-	}
-	for (; d < tile->head_size; d += LANES)
-	{
-		int			part = tile->head_size - d < LANES ? tile->head_size - d : LANES;
-		Vector		sum = v_load_part(y + d, part, 0.0f) * v_set(shrink);
+		Vector		sum = v_load_part(y + d, size - d, 0.0f) * v_set(shrink);
 
 		for (int j = low; j < high; j++)
-			sum = v_fma(v_set(weights[j]), v_load_part(values + j * tile->value_stride + d, part, 0.0f), sum);
-		v_store_part(y + d, sum, part);
+			sum = v_fma(v_set(weights[j]), v_load_part(values + j * tile->value_stride + d, size - d, 0.0f), sum);
+		v_store_part(y + d, sum, size - d);
 	}
 }
 
