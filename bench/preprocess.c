@@ -52,7 +52,8 @@ main(int argc, char **argv)
 	for (int i = 0; i < count; i++)
 	{
 		arena_reset(arena);
-		if (!image_preprocess(bytes, length, IMAGE_RULES_DISPLAY, &limits, size, arena, pixels, &status))
+		if (!image_preprocess(bytes, length, IMAGE_RULES_DISPLAY, &limits, size, arena, pixels,
+							  &status))
 		{
 			fprintf(stderr, "preprocess: %s\n", status.message);
 			return 1;

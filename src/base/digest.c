@@ -40,7 +40,8 @@ take_block(DigestState *state, const uint8_t *block)
 			(uint32_t) block[4 * t + 2] << 8 | (uint32_t) block[4 * t + 3];
 	for (int t = 16; t < 64; t++)
 	{
-		uint32_t	s0 = rotate_right(w[t - 15], 7) ^ rotate_right(w[t - 15], 18) ^ (w[t - 15] >> 3);
+		uint32_t	s0 = rotate_right(w[t - 15], 7) ^ rotate_right(w[t - 15], 18) ^
+						 (w[t - 15] >> 3);
 		uint32_t	s1 = rotate_right(w[t - 2], 17) ^ rotate_right(w[t - 2], 19) ^ (w[t - 2] >> 10);
 
 		w[t] = w[t - 16] + s0 + w[t - 7] + s1;

@@ -64,7 +64,8 @@ extern bool status_good(const Status *status);
  * that a failing function can end with "return status_set(...)". Texts that do
  * not fit are cut at a UTF-8 character.
  */
-extern bool status_set(Status *status, StatusCode code, const char *format, ...) STATUS_PRINTF(3, 4);
+extern bool status_set(Status *status, StatusCode code, const char *format, ...)
+	STATUS_PRINTF(3, 4);
 
 /* Set the detail (one or more whole sentences). Always returns false. */
 extern bool status_detail(Status *status, const char *format, ...) STATUS_PRINTF(2, 3);

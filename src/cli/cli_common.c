@@ -31,7 +31,8 @@ cli_value(const CliArguments *arguments, const char *name)
 static bool
 usage_error(const CliArguments *arguments, int *result, const char *what, const char *word)
 {
-	fprintf(stderr, "mmgpt-engine %s: %s%s%s\n", arguments->command, what, word[0] ? " " : "", word);
+	fprintf(stderr, "mmgpt-engine %s: %s%s%s\n", arguments->command, what, word[0] ? " " : "",
+			word);
 	fprintf(stderr, "hint: Try \"mmgpt-engine %s --help\".\n", arguments->command);
 	*result = 2;
 	return false;
@@ -55,7 +56,8 @@ match_option(CliArguments *arguments, const char *argument, const char **value)
 }
 
 bool
-cli_parse(int argc, char **argv, CliArguments *arguments, int positional, const char *help, int *result)
+cli_parse(int argc, char **argv, CliArguments *arguments, int positional, const char *help,
+		  int *result)
 {
 	arguments->command = argv[0];
 	for (int i = 1; i < argc; i++)
@@ -93,8 +95,8 @@ cli_parse(int argc, char **argv, CliArguments *arguments, int positional, const 
 }
 
 bool
-cli_integer(const CliArguments *arguments, const char *name, long low, long high, long fallback, long *value,
-			Status *status)
+cli_integer(const CliArguments *arguments, const char *name, long low, long high, long fallback,
+			long *value, Status *status)
 {
 	const char *text = cli_value(arguments, name);
 	char	   *end;
@@ -106,8 +108,8 @@ cli_integer(const CliArguments *arguments, const char *name, long low, long high
 	*value = strtol(text, &end, 10);
 	if (errno == 0 && end != text && *end == '\0' && *value >= low && *value <= high)
 		return true;
-	return status_set(status, STATUS_USAGE, "%s must be an integer between %ld and %ld, not \"%s\"", name, low, high,
-					  text);
+	return status_set(status, STATUS_USAGE, "%s must be an integer between %ld and %ld, not \"%s\"",
+					  name, low, high, text);
 }
 
 bool
@@ -121,7 +123,8 @@ cli_image_rules(const CliArguments *arguments, ImageRules *rules, Status *status
 	*rules = IMAGE_RULES_ORIGINAL;
 	if (strcmp(text, "original") == 0)
 		return true;
-	return status_set(status, STATUS_USAGE, "--image-rules must be display or original, not \"%s\"", text);
+	return status_set(status, STATUS_USAGE, "--image-rules must be display or original, not \"%s\"",
+					  text);
 }
 
 int
@@ -144,9 +147,11 @@ cli_open_backend(const CliArguments *arguments, CliModel *opened, Status *status
 	long		threads;
 
 	if (device != NULL && strcmp(device, "cpu") != 0 && strcmp(device, "auto") != 0)
-		return status_set(status, STATUS_NOT_SUPPORTED, "device \"%s\" is not supported by this build", device);
+		return status_set(status, STATUS_NOT_SUPPORTED,
+						  "device \"%s\" is not supported by this build", device);
 	if (weights != NULL && strcmp(weights, "f32") != 0)
-		return status_set(status, STATUS_NOT_SUPPORTED, "weights \"%s\" are not supported yet", weights);
+		return status_set(status, STATUS_NOT_SUPPORTED, "weights \"%s\" are not supported yet",
+						  weights);
 	if (!cli_integer(arguments, "--threads", 0, 1024, 0, &threads, status))
 		return false;
 	options.threads = (int) threads;
@@ -159,8 +164,8 @@ cli_open_backend(const CliArguments *arguments, CliModel *opened, Status *status
 }
 
 bool
-cli_open_model(const CliArguments *arguments, const char *directory, ModelOptions *options, CliModel *opened,
-			   Status *status)
+cli_open_model(const CliArguments *arguments, const char *directory, ModelOptions *options,
+			   CliModel *opened, Status *status)
 {
 	const char *adapter = cli_value(arguments, "--adapter");
 	long		attend_previous;
@@ -203,7 +208,8 @@ cli_open_tokenizer(const char *directory, Arena *arena, ModelConfig *config, Sta
 	if (!model_config_read(directory, arena, config, status))
 		return NULL;
 	snprintf(path, length, "%s/tokenizer.model", directory);
-	special = (SpecialTokens) {config->unk, config->bos, config->eos, config->endofchunk, config->image, config->pad};
+	special = (SpecialTokens) {config->unk, config->bos, config->eos,
+		config->endofchunk, config->image, config->pad};
 	return tokenizer_open(path, &special, config->decoder.base_vocabulary, status);
 }
 
@@ -227,11 +233,13 @@ cli_read_file(const char *path, Arena *arena, uint8_t **bytes, size_t *length, S
 	fclose(file);
 	if (*bytes == NULL)
 		return status_out_of_memory(status, (size_t) size);
-	return *length == (size_t) size || status_set(status, STATUS_IO, "could not read file \"%s\" whole", path);
+	return *length == (size_t) size ||
+		   status_set(status, STATUS_IO, "could not read file \"%s\" whole", path);
 }
 
 bool
-cli_parse_ids(const char *text, int vocabulary, Arena *arena, int32_t **ids, int *count, Status *status)
+cli_parse_ids(const char *text, int vocabulary, Arena *arena, int32_t **ids, int *count,
+			  Status *status)
 {
 	*ids = arena_take_array(arena, strlen(text) / 2 + 1, sizeof(int32_t));
 	*count = 0;
@@ -247,8 +255,9 @@ cli_parse_ids(const char *text, int vocabulary, Arena *arena, int32_t **ids, int
 			return *count > 0 || status_set(status, STATUS_USAGE, "--ids holds no token ids");
 		id = strtol(text, &end, 10);
 		if (end == text || id < 0 || id >= vocabulary)
-			return status_set(status, STATUS_INVALID_ARGUMENT, "--ids holds \"%.20s\", which is not a token id below %d",
-							  text, vocabulary);
+			return status_set(status, STATUS_INVALID_ARGUMENT,
+							  "--ids holds \"%.20s\", which is not a token id below %d", text,
+							  vocabulary);
 		(*ids)[(*count)++] = (int32_t) id;
 		text = end;
 	}
@@ -256,8 +265,8 @@ cli_parse_ids(const char *text, int vocabulary, Arena *arena, int32_t **ids, int
 
 /* Decode and resize one picture file. */
 static bool
-read_image(const char *path, ImageRules rules, const VisionConfig *config, Arena *arena, Picture *picture,
-		   Status *status)
+read_image(const char *path, ImageRules rules, const VisionConfig *config, Arena *arena,
+		   Picture *picture, Status *status)
 {
 	ImageLimits limits = {UINT64_C(1) << 31};
 	size_t		size = (size_t) config->image_size;
@@ -270,22 +279,25 @@ read_image(const char *path, ImageRules rules, const VisionConfig *config, Arena
 	if (!cli_read_file(path, arena, &bytes, &length, status))
 		return false;
 	picture->pixels = pixels;
-	return image_preprocess(bytes, length, rules, &limits, config->image_size, arena, pixels, status) ||
-		status_prefix(status, "%s", path);
+	return image_preprocess(bytes, length, rules, &limits, config->image_size, arena, pixels,
+							status) ||
+		   status_prefix(status, "%s", path);
 }
 
 /* Read float32 [3, S, S] that is normalised already. */
 static bool
-read_normalised(const char *path, const VisionConfig *config, Arena *arena, Picture *picture, Status *status)
+read_normalised(const char *path, const VisionConfig *config, Arena *arena, Picture *picture,
+				Status *status)
 {
 	int			size = config->image_size;
 	NpyArray	array;
 
 	if (!npy_read(path, arena, &array, status))
 		return false;
-	if (array.type != TYPE_F32 || array.dimensions != 3 || array.shape[0] != 3 || array.shape[1] != size ||
-		array.shape[2] != size)
-		return status_set(status, STATUS_INVALID_ARGUMENT, "\"%s\" is not float32 of shape (3, %d, %d)", path, size, size);
+	if (array.type != TYPE_F32 || array.dimensions != 3 || array.shape[0] != 3 ||
+		array.shape[1] != size || array.shape[2] != size)
+		return status_set(status, STATUS_INVALID_ARGUMENT,
+						  "\"%s\" is not float32 of shape (3, %d, %d)", path, size, size);
 	picture->normalised = array.data;
 	return true;
 }
@@ -298,14 +310,17 @@ picture_option(char **argv, int i, const char *name)
 
 	if (strncmp(argv[i], name, length) != 0)
 		return NULL;
-	return argv[i][length] == '=' ? argv[i] + length + 1 : argv[i][length] == '\0' ? argv[i + 1] : NULL;
+	return argv[i][length] == '='	 ? argv[i] + length + 1
+		   : argv[i][length] == '\0' ? argv[i + 1]
+									 : NULL;
 }
 
 bool
-cli_read_pictures(const CliArguments *arguments, int argc, char **argv, const VisionConfig *config, Arena *arena,
-				  Picture **pictures, int *count, Status *status)
+cli_read_pictures(const CliArguments *arguments, int argc, char **argv, const VisionConfig *config,
+				  Arena *arena, Picture **pictures, int *count, Status *status)
 {
-	int			total = cli_option(arguments, "--image")->count + cli_option(arguments, "--pixels")->count;
+	int			total = cli_option(arguments, "--image")->count +
+						cli_option(arguments, "--pixels")->count;
 	ImageRules	rules;
 
 	*count = 0;

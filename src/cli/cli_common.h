@@ -54,15 +54,16 @@ typedef struct CliArguments
  * *result 0 for --help; prints what is wrong and returns false with *result 2 for an unknown
  * option, a missing value or a wrong number of positional arguments.
  */
-extern bool cli_parse(int argc, char **argv, CliArguments *arguments, int positional, const char *help, int *result);
+extern bool cli_parse(int argc, char **argv, CliArguments *arguments, int positional,
+					  const char *help, int *result);
 
 /* The last value of an option; NULL when it was not given. */
 extern const char *cli_value(const CliArguments *arguments, const char *name);
 extern const CliOption *cli_option(const CliArguments *arguments, const char *name);
 
 /* An integer value of an option within a range; STATUS_USAGE names option and value. */
-extern bool cli_integer(const CliArguments *arguments, const char *name, long low, long high, long fallback,
-						long *value, Status *status);
+extern bool cli_integer(const CliArguments *arguments, const char *name, long low, long high,
+						long fallback, long *value, Status *status);
 
 /* --image-rules; display where it was not given. */
 extern bool cli_image_rules(const CliArguments *arguments, ImageRules *rules, Status *status);
@@ -81,22 +82,26 @@ typedef struct CliModel
 
 /* Open what the common options say; options may hold larger limits. */
 extern bool cli_open_backend(const CliArguments *arguments, CliModel *opened, Status *status);
-extern bool cli_open_model(const CliArguments *arguments, const char *directory, ModelOptions *options,
-						   CliModel *opened, Status *status);
+extern bool cli_open_model(const CliArguments *arguments, const char *directory,
+						   ModelOptions *options, CliModel *opened, Status *status);
 extern void cli_close_model(CliModel *opened);
 
 /* The tokenizer of a model directory; needs config.json and tokenizer.model only. */
-extern Tokenizer *cli_open_tokenizer(const char *directory, Arena *arena, ModelConfig *config, Status *status);
+extern Tokenizer *cli_open_tokenizer(const char *directory, Arena *arena, ModelConfig *config,
+									 Status *status);
 
 /* A whole file in the arena. */
-extern bool cli_read_file(const char *path, Arena *arena, uint8_t **bytes, size_t *length, Status *status);
+extern bool cli_read_file(const char *path, Arena *arena, uint8_t **bytes, size_t *length,
+						  Status *status);
 
 /* Token ids written with blanks or commas between. */
-extern bool cli_parse_ids(const char *text, int vocabulary, Arena *arena, int32_t **ids, int *count, Status *status);
+extern bool cli_parse_ids(const char *text, int vocabulary, Arena *arena, int32_t **ids, int *count,
+						  Status *status);
 
 /* The pictures of --image and --pixels in the order given on the command line. */
-extern bool cli_read_pictures(const CliArguments *arguments, int argc, char **argv, const VisionConfig *config,
-							  Arena *arena, Picture **pictures, int *count, Status *status);
+extern bool cli_read_pictures(const CliArguments *arguments, int argc, char **argv,
+							  const VisionConfig *config, Arena *arena, Picture **pictures,
+							  int *count, Status *status);
 
 /* The commands. argv[0] is the command's name. */
 extern int	cli_info(int argc, char **argv);

@@ -32,8 +32,8 @@ dump_tensor(void *argument, const char *name, int rows, int columns, const float
 
 /* Encode the pictures, run all tokens in one step and write the logits of each. */
 static bool
-run_forward(CliModel *opened, const int32_t *ids, int count, const Picture *pictures, int picture_count,
-			const char *path, Status *status)
+run_forward(CliModel *opened, const int32_t *ids, int count, const Picture *pictures,
+			int picture_count, const char *path, Status *status)
 {
 	int			vocabulary = model_config(opened->model)->decoder.vocabulary;
 	NpyArray	logits = {TYPE_F32, 2, {count, vocabulary}, NULL};
@@ -41,11 +41,12 @@ run_forward(CliModel *opened, const int32_t *ids, int count, const Picture *pict
 	Sequence   *sequence;
 	bool		good;
 
-	logits.data = arena_take_array(opened->arena, (size_t) count * (size_t) vocabulary, sizeof(float));
+	logits.data = arena_take_array(opened->arena, (size_t) count * (size_t) vocabulary,
+								   sizeof(float));
 	if (logits.data == NULL)
 		return status_out_of_memory(status, (size_t) count * (size_t) vocabulary * sizeof(float));
-	if (picture_count > 0 && !model_encode_images(opened->model, 1, &picture_count, &opened->adapter, pictures, &media,
-												  status))
+	if (picture_count > 0 && !model_encode_images(opened->model, 1, &picture_count,
+												  &opened->adapter, pictures, &media, status))
 		return false;
 	sequence = sequence_open(opened->model, media, opened->adapter, ids, count, status);
 	good = sequence != NULL && sequence_reserve(opened->model, sequence, count, status) &&
@@ -75,13 +76,17 @@ forward(const CliArguments *arguments, int argc, char **argv, CliModel *opened, 
 	if (arena == NULL)
 		return status_out_of_memory(status, 0);
 	if (output == NULL || cli_value(arguments, "--ids") == NULL)
-		return status_set(status, STATUS_USAGE, "%s is missing", output == NULL ? "-o FILE" : "--ids");
+		return status_set(status, STATUS_USAGE, "%s is missing",
+						  output == NULL ? "-o FILE" : "--ids");
 	if (!model_config_read(directory, arena, &config, status) ||
-		!cli_parse_ids(cli_value(arguments, "--ids"), config.decoder.vocabulary, arena, &ids, &count, status) ||
-		!cli_read_pictures(arguments, argc, argv, &config.vision, arena, &pictures, &picture_count, status))
+		!cli_parse_ids(cli_value(arguments, "--ids"), config.decoder.vocabulary, arena, &ids,
+					   &count, status) ||
+		!cli_read_pictures(arguments, argc, argv, &config.vision, arena, &pictures, &picture_count,
+						   status))
 		return false;
 	if (dump != NULL && mkdir(dump, 0777) != 0 && errno != EEXIST)
-		return status_set(status, STATUS_IO, "could not create directory \"%s\": %s", dump, strerror(errno));
+		return status_set(status, STATUS_IO, "could not create directory \"%s\": %s", dump,
+						  strerror(errno));
 	options.max_step_tokens = count;
 	options.max_step_logits = count;
 	options.max_images = picture_count > 0 ? picture_count : 1;
@@ -96,7 +101,8 @@ forward(const CliArguments *arguments, int argc, char **argv, CliModel *opened, 
 int
 cli_forward(int argc, char **argv)
 {
-	static const char help[] = "Usage: mmgpt-engine forward MODEL --ids \"1 2 3\" [OPTION]... -o FILE.npy\n\n"
+	static const char help[] =
+		"Usage: mmgpt-engine forward MODEL --ids \"1 2 3\" [OPTION]... -o FILE.npy\n\n"
 		"One forward pass: float32 [tokens, vocabulary].\n\nOptions:\n"
 		"  --ids \"1 2 3\"              token ids\n"
 		"  --image FILE               a picture for the next <image> mark; may be repeated\n"
@@ -104,10 +110,14 @@ cli_forward(int argc, char **argv)
 		"  --image-rules RULES        display or original (default: display)\n"
 		"  --dump DIR                 write vision.npy, latents.npy, hidden_00.npy ... there\n"
 		"  -o FILE                    where to write the logits\n" CLI_MODEL_HELP;
-	CliOption	options[] = {CLI_MODEL_OPTIONS, {.name = "--ids", .has_value = true},
-							 {.name = "--image", .has_value = true}, {.name = "--pixels", .has_value = true},
-							 {.name = "--image-rules", .has_value = true}, {.name = "--dump", .has_value = true},
-							 {.name = "-o", .has_value = true}, {.name = NULL}};
+	CliOption options[] = {CLI_MODEL_OPTIONS,
+						   {.name = "--ids", .has_value = true},
+						   {.name = "--image", .has_value = true},
+						   {.name = "--pixels", .has_value = true},
+						   {.name = "--image-rules", .has_value = true},
+						   {.name = "--dump", .has_value = true},
+						   {.name = "-o", .has_value = true},
+						   {.name = NULL}};
 	CliArguments arguments = {.options = options};
 	CliModel	opened = {0};
 	Status		status;

@@ -47,8 +47,8 @@ encode_prompt(GenerateJob *job, const CliArguments *arguments, Status *status)
 	TokenList	ids;
 
 	token_list_begin(&ids, job->opened.arena);
-	if (!dialogue_read(history, history == NULL ? 0 : strlen(history), question, input, job->pictures.count > 0,
-					   job->opened.arena, &dialogue, status) ||
+	if (!dialogue_read(history, history == NULL ? 0 : strlen(history), question, input,
+					   job->pictures.count > 0, job->opened.arena, &dialogue, status) ||
 		!prompt_encode(job->tokenizer, &prompt_template, &dialogue, &ids, status))
 		return false;
 	job->ids = ids.ids;
@@ -69,12 +69,14 @@ read_request(GenerateJob *job, const CliArguments *arguments, int argc, char **a
 	request_options_defaults(&job->options);
 	job->tokenizer = cli_open_tokenizer(arguments->positional[0], arena, &job->config, status);
 	if (job->tokenizer == NULL ||
-		!request_options_read(options, options == NULL ? 0 : strlen(options), true, arena, &job->options, status) ||
-		!cli_read_pictures(arguments, argc, argv, &job->config.vision, arena, &job->pictures.pictures,
-						   &job->pictures.count, status))
+		!request_options_read(options, options == NULL ? 0 : strlen(options), true, arena,
+							  &job->options, status) ||
+		!cli_read_pictures(arguments, argc, argv, &job->config.vision, arena,
+						   &job->pictures.pictures, &job->pictures.count, status))
 		return false;
 	if (ids != NULL)
-		return cli_parse_ids(ids, job->config.decoder.vocabulary, arena, &job->ids, &job->count, status);
+		return cli_parse_ids(ids, job->config.decoder.vocabulary, arena, &job->ids, &job->count,
+							 status);
 	return encode_prompt(job, arguments, status);
 }
 
@@ -85,8 +87,9 @@ run_generation(GenerateJob *job, bool plain_ids, Status *status)
 	Generation *generation = &job->generation;
 
 	job->pictures.adapter = job->opened.adapter;
-	if (!generation_begin(generation, job->opened.arena, model_config(job->opened.model), job->ids, job->count,
-						  job->pictures.count > 0 ? &job->pictures : NULL, &job->options, status))
+	if (!generation_begin(generation, job->opened.arena, model_config(job->opened.model), job->ids,
+						  job->count, job->pictures.count > 0 ? &job->pictures : NULL,
+						  &job->options, status))
 		return false;
 	generation->adapter = job->opened.adapter;
 	/* ids are continued up to the end token, unless stop strings are asked for */
@@ -129,20 +132,27 @@ print_answer(const GenerateJob *job, Status *status)
 int
 cli_generate(int argc, char **argv)
 {
-	static const char help[] = "Usage: mmgpt-engine generate MODEL (--prompt TEXT | --ids \"1 2 3\") [OPTION]...\n\n"
+	static const char help[] =
+		"Usage: mmgpt-engine generate MODEL (--prompt TEXT | --ids \"1 2 3\") [OPTION]...\n\n"
 		"Answer a prompt: JSON {\"ids\", \"text\", \"finish\"}.\n\nOptions:\n"
 		"  --prompt TEXT              the question; the model's template is put around it\n"
-		"  --history JSON             earlier rounds: [{\"role\": \"user\", \"content\": ...}, ...]\n"
+		"  --history JSON             earlier rounds: [{\"role\": \"user\", \"content\": ...}, "
+		"...]\n"
 		"  --ids \"1 2 3\"              token ids instead, used as they are\n"
 		"  --image FILE               the picture; may be repeated with --ids\n"
 		"  --pixels FILE.npy          the same, float32 [3, S, S] already normalised\n"
 		"  --image-rules RULES        display or original (default: display)\n"
-		"  --options JSON             max_tokens, temperature, top_k, top_p, seed, stop, input, ...\n" CLI_MODEL_HELP;
-	CliOption	options[] = {CLI_MODEL_OPTIONS, {.name = "--prompt", .has_value = true},
-							 {.name = "--history", .has_value = true}, {.name = "--ids", .has_value = true},
-							 {.name = "--image", .has_value = true}, {.name = "--pixels", .has_value = true},
-							 {.name = "--image-rules", .has_value = true}, {.name = "--options", .has_value = true},
-							 {.name = NULL}};
+		"  --options JSON             max_tokens, temperature, top_k, top_p, seed, stop, input, "
+		"...\n" CLI_MODEL_HELP;
+	CliOption options[] = {CLI_MODEL_OPTIONS,
+						   {.name = "--prompt", .has_value = true},
+						   {.name = "--history", .has_value = true},
+						   {.name = "--ids", .has_value = true},
+						   {.name = "--image", .has_value = true},
+						   {.name = "--pixels", .has_value = true},
+						   {.name = "--image-rules", .has_value = true},
+						   {.name = "--options", .has_value = true},
+						   {.name = NULL}};
 	CliArguments arguments = {.options = options};
 	GenerateJob job = {.opened = {0}};
 	ModelOptions model_options = {0};
@@ -159,8 +169,10 @@ cli_generate(int argc, char **argv)
 	else
 	{
 		model_options.max_images = job.pictures.count;
-		if (!cli_open_model(&arguments, arguments.positional[0], &model_options, &job.opened, &status) ||
-			!run_generation(&job, cli_value(&arguments, "--ids") != NULL, &status) || !print_answer(&job, &status))
+		if (!cli_open_model(&arguments, arguments.positional[0], &model_options, &job.opened,
+							&status) ||
+			!run_generation(&job, cli_value(&arguments, "--ids") != NULL, &status) ||
+			!print_answer(&job, &status))
 			result = cli_fail(&status);
 	}
 	scheduler_free(job.scheduler);

@@ -25,25 +25,26 @@ words_json(const WordList *list)
 static json_t *
 shapes_json(const ModelConfig *c)
 {
-	return json_pack("{s:{s:i,s:i,s:i,s:i,s:i}, s:{s:i,s:i,s:i,s:i}, s:{s:i,s:i,s:i}, s:{s:i,s:i,s:i,s:i,s:i,s:i}}",
-					 "vision", "image_size", c->vision.image_size, "patch_size", c->vision.patch_size,
-					 "width", c->vision.width, "layers", c->vision.layers, "heads", c->vision.heads,
-					 "resampler", "depth", c->resampler.depth, "heads", c->resampler.heads,
-					 "head_size", c->resampler.head_size, "latents", c->resampler.latents,
-					 "cross_attention", "every_n_layers", c->cross_attention.every,
-					 "heads", c->cross_attention.heads, "head_size", c->cross_attention.head_size,
-					 "decoder", "hidden_size", c->decoder.hidden, "intermediate_size", c->decoder.mlp,
-					 "layers", c->decoder.layers, "heads", c->decoder.heads, "vocabulary", c->decoder.vocabulary,
-					 "context", c->decoder.context);
+	return json_pack(
+		"{s:{s:i,s:i,s:i,s:i,s:i}, s:{s:i,s:i,s:i,s:i}, s:{s:i,s:i,s:i}, "
+		"s:{s:i,s:i,s:i,s:i,s:i,s:i}}",
+		"vision", "image_size", c->vision.image_size, "patch_size", c->vision.patch_size, "width",
+		c->vision.width, "layers", c->vision.layers, "heads", c->vision.heads, "resampler", "depth",
+		c->resampler.depth, "heads", c->resampler.heads, "head_size", c->resampler.head_size,
+		"latents", c->resampler.latents, "cross_attention", "every_n_layers",
+		c->cross_attention.every, "heads", c->cross_attention.heads, "head_size",
+		c->cross_attention.head_size, "decoder", "hidden_size", c->decoder.hidden,
+		"intermediate_size", c->decoder.mlp, "layers", c->decoder.layers, "heads", c->decoder.heads,
+		"vocabulary", c->decoder.vocabulary, "context", c->decoder.context);
 }
 
 static json_t *
 prompts_json(const PromptConfig *prompts)
 {
 	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:o, s:o}", "caption_brief", prompts->caption_brief,
-					 "caption_detailed", prompts->caption_detailed, "count", prompts->count, "filter", prompts->filter,
-					 "classify", prompts->classify, "yes_words", words_json(&prompts->yes_words),
-					 "no_words", words_json(&prompts->no_words));
+					 "caption_detailed", prompts->caption_detailed, "count", prompts->count,
+					 "filter", prompts->filter, "classify", prompts->classify, "yes_words",
+					 words_json(&prompts->yes_words), "no_words", words_json(&prompts->no_words));
 }
 
 static json_t *
@@ -52,20 +53,21 @@ sizes_json(const ModelDescription *d)
 	json_int_t	total = (json_int_t) (d->parameters_vision + d->parameters_resampler +
 									  d->parameters_cross_attention + d->parameters_decoder);
 
-	return json_pack("{s:{s:I,s:I,s:I,s:I,s:I}, s:{s:I,s:I,s:I,s:I}}",
-					 "parameters", "vision", (json_int_t) d->parameters_vision,
-					 "resampler", (json_int_t) d->parameters_resampler,
-					 "cross_attention", (json_int_t) d->parameters_cross_attention,
-					 "decoder", (json_int_t) d->parameters_decoder, "total", total,
-					 "bytes", "weights", (json_int_t) d->weight_bytes, "cache", (json_int_t) d->cache_bytes,
-					 "pictures", (json_int_t) d->media_bytes, "workspace", (json_int_t) d->workspace_bytes);
+	return json_pack("{s:{s:I,s:I,s:I,s:I,s:I}, s:{s:I,s:I,s:I,s:I}}", "parameters", "vision",
+					 (json_int_t) d->parameters_vision, "resampler",
+					 (json_int_t) d->parameters_resampler, "cross_attention",
+					 (json_int_t) d->parameters_cross_attention, "decoder",
+					 (json_int_t) d->parameters_decoder, "total", total, "bytes", "weights",
+					 (json_int_t) d->weight_bytes, "cache", (json_int_t) d->cache_bytes, "pictures",
+					 (json_int_t) d->media_bytes, "workspace", (json_int_t) d->workspace_bytes);
 }
 
 int
 cli_info(int argc, char **argv)
 {
 	static const char help[] = "Usage: mmgpt-engine info MODEL [OPTION]...\n\n"
-		"Print the model's sizes, parameters, bytes by part and prompts as JSON.\n\nOptions:\n" CLI_MODEL_HELP;
+							   "Print the model's sizes, parameters, bytes by part and prompts as "
+							   "JSON.\n\nOptions:\n" CLI_MODEL_HELP;
 	CliOption	options[] = {CLI_MODEL_OPTIONS, {.name = NULL}};
 	CliArguments arguments = {.options = options};
 	CliModel	opened = {0};
@@ -86,10 +88,11 @@ cli_info(int argc, char **argv)
 	}
 	config = model_config(opened.model);
 	model_describe(opened.model, &description);
-	root = json_pack("{s:s, s:s, s:s, s:b, s:b, s:o}", "model", arguments.positional[0],
-					 "digest", model_digest(opened.model), "device", opened.backend->ops->describe(opened.backend),
-					 "attend_previous", config->attend_previous, "history_eos", config->history_eos,
-					 "shapes", shapes_json(config));
+	root = json_pack("{s:s, s:s, s:s, s:b, s:b, s:o}", "model", arguments.positional[0], "digest",
+					 model_digest(opened.model), "device",
+					 opened.backend->ops->describe(opened.backend), "attend_previous",
+					 config->attend_previous, "history_eos", config->history_eos, "shapes",
+					 shapes_json(config));
 	json_object_update_new(root, sizes_json(&description));
 	json_object_set_new(root, "prompts", prompts_json(&config->prompts));
 	json_dumpf(root, stdout, JSON_INDENT(2));
@@ -139,13 +142,17 @@ preprocess(const CliArguments *arguments, Arena *arena, Status *status)
 int
 cli_preprocess(int argc, char **argv)
 {
-	static const char help[] = "Usage: mmgpt-engine preprocess MODEL IMAGE [OPTION]... -o FILE.npy\n\n"
-		"Decode, resize and crop a JPEG or PNG file: uint8 [S, S, 3], before normalising.\n\nOptions:\n"
+	static const char help[] =
+		"Usage: mmgpt-engine preprocess MODEL IMAGE [OPTION]... -o FILE.npy\n\n"
+		"Decode, resize and crop a JPEG or PNG file: uint8 [S, S, 3], before "
+		"normalising.\n\nOptions:\n"
 		"  --size S                   pixels of a side (default: the model's)\n"
 		"  --image-rules RULES        display or original (default: display)\n"
 		"  -o FILE                    where to write\n";
-	CliOption	options[] = {{.name = "--size", .has_value = true}, {.name = "--image-rules", .has_value = true},
-							 {.name = "-o", .has_value = true}, {.name = NULL}};
+	CliOption	options[] = {{.name = "--size", .has_value = true},
+							 {.name = "--image-rules", .has_value = true},
+							 {.name = "-o", .has_value = true},
+							 {.name = NULL}};
 	CliArguments arguments = {.options = options};
 	Arena	   *arena;
 	Status		status;
@@ -165,11 +172,12 @@ cli_preprocess(int argc, char **argv)
 /* ---- tokenize, detokenize ---- */
 
 /* One line of input to one line of output. */
-typedef bool (*LineFunction) (const Tokenizer *tokenizer, bool parse_special, json_t *in, Arena *arena, json_t **out,
-							  Status *status);
+typedef bool (*LineFunction)(const Tokenizer *tokenizer, bool parse_special, json_t *in,
+							 Arena *arena, json_t **out, Status *status);
 
 static bool
-tokenize_line(const Tokenizer *tokenizer, bool parse_special, json_t *in, Arena *arena, json_t **out, Status *status)
+tokenize_line(const Tokenizer *tokenizer, bool parse_special, json_t *in, Arena *arena,
+			  json_t **out, Status *status)
 {
 	TokenList	ids;
 
@@ -178,11 +186,13 @@ tokenize_line(const Tokenizer *tokenizer, bool parse_special, json_t *in, Arena 
 	token_list_begin(&ids, arena);
 	if (parse_special)
 	{
-		if (!tokenizer_encode_special(tokenizer, json_string_value(in), json_string_length(in), &ids, status))
+		if (!tokenizer_encode_special(tokenizer, json_string_value(in), json_string_length(in),
+									  &ids, status))
 			return false;
 	}
 	else if (!token_list_add(&ids, tokenizer_special(tokenizer)->bos, status) ||
-			 !tokenizer_encode_plain(tokenizer, json_string_value(in), json_string_length(in), &ids, status))
+			 !tokenizer_encode_plain(tokenizer, json_string_value(in), json_string_length(in), &ids,
+									 status))
 		return false;
 	*out = json_array();
 	for (int i = 0; i < ids.count; i++)
@@ -191,8 +201,8 @@ tokenize_line(const Tokenizer *tokenizer, bool parse_special, json_t *in, Arena 
 }
 
 static bool
-detokenize_line(const Tokenizer *tokenizer, bool parse_special, json_t *in, Arena *arena, json_t **out,
-				Status *status)
+detokenize_line(const Tokenizer *tokenizer, bool parse_special, json_t *in, Arena *arena,
+				json_t **out, Status *status)
 {
 	size_t		count = json_array_size(in);
 	int32_t    *ids = arena_take_array(arena, count + 1, sizeof(int32_t));
@@ -209,7 +219,8 @@ detokenize_line(const Tokenizer *tokenizer, bool parse_special, json_t *in, Aren
 
 		if (!json_is_integer(id) || json_integer_value(id) < 0 ||
 			json_integer_value(id) >= tokenizer_base_vocabulary(tokenizer) + 3)
-			return status_set(status, STATUS_INVALID_ARGUMENT, "holds something other than token ids");
+			return status_set(status, STATUS_INVALID_ARGUMENT,
+							  "holds something other than token ids");
 		ids[i] = (int32_t) json_integer_value(id);
 	}
 	text = tokenizer_decode(tokenizer, ids, (int) count, arena, &length, status);
@@ -220,7 +231,8 @@ detokenize_line(const Tokenizer *tokenizer, bool parse_special, json_t *in, Aren
 }
 
 static bool
-run_lines(const Tokenizer *tokenizer, bool parse_special, LineFunction function, Arena *arena, Status *status)
+run_lines(const Tokenizer *tokenizer, bool parse_special, LineFunction function, Arena *arena,
+		  Status *status)
 {
 	char	   *line = NULL;
 	size_t		size = 0;
@@ -231,7 +243,8 @@ run_lines(const Tokenizer *tokenizer, bool parse_special, LineFunction function,
 	while (good && (length = getline(&line, &size, stdin)) >= 0)
 	{
 		json_error_t error;
-		json_t	   *in = json_loadb(line, (size_t) length, JSON_DECODE_ANY | JSON_ALLOW_NUL, &error);
+		json_t	   *in = json_loadb(line, (size_t) length, JSON_DECODE_ANY | JSON_ALLOW_NUL,
+									&error);
 		json_t	   *out = NULL;
 
 		number++;
@@ -271,8 +284,8 @@ run_tokenizer(int argc, char **argv, const char *help, CliOption *options, LineF
 	if (arena == NULL || scratch == NULL)
 		return 1;
 	tokenizer = cli_open_tokenizer(arguments.positional[0], arena, &config, &status);
-	if (tokenizer == NULL ||
-		!run_lines(tokenizer, options[0].name != NULL && options[0].count > 0, function, scratch, &status))
+	if (tokenizer == NULL || !run_lines(tokenizer, options[0].name != NULL && options[0].count > 0,
+										function, scratch, &status))
 		result = cli_fail(&status);
 	tokenizer_close(tokenizer);
 	arena_free(scratch);
@@ -284,9 +297,11 @@ int
 cli_tokenize(int argc, char **argv)
 {
 	static const char help[] = "Usage: mmgpt-engine tokenize MODEL [--parse-special]\n\n"
-		"Standard input: one JSON string a line. Standard output: one JSON array of ids a line, BOS in front.\n\n"
-		"Options:\n"
-		"  --parse-special            spellings of special tokens become these tokens, as in the original\n";
+							   "Standard input: one JSON string a line. Standard output: one JSON "
+							   "array of ids a line, BOS in front.\n\n"
+							   "Options:\n"
+							   "  --parse-special            spellings of special tokens become "
+							   "these tokens, as in the original\n";
 	CliOption	options[] = {{.name = "--parse-special"}, {.name = NULL}};
 
 	return run_tokenizer(argc, argv, help, options, tokenize_line);
@@ -296,7 +311,8 @@ int
 cli_detokenize(int argc, char **argv)
 {
 	static const char help[] = "Usage: mmgpt-engine detokenize MODEL\n\n"
-		"Standard input: one JSON array of ids a line. Standard output: one JSON string a line, special tokens dropped.\n";
+							   "Standard input: one JSON array of ids a line. Standard output: one "
+							   "JSON string a line, special tokens dropped.\n";
 	CliOption	options[] = {{.name = NULL}};
 
 	return run_tokenizer(argc, argv, help, options, detokenize_line);

@@ -24,8 +24,9 @@ read_log_level(const CliArguments *arguments, Status *status)
 			log_set_level((EngineLogLevel) i);
 			return true;
 		}
-	return text == NULL || status_set(status, STATUS_USAGE,
-									  "--log-level must be debug, log, warning or error, not \"%s\"", text);
+	return text == NULL ||
+		   status_set(status, STATUS_USAGE,
+					  "--log-level must be debug, log, warning or error, not \"%s\"", text);
 }
 
 static bool
@@ -45,9 +46,11 @@ read_options(const CliArguments *arguments, ServerOptions *options, Status *stat
 	if ((listen_fd < 0) == (cli_value(arguments, "--socket") == NULL))
 		return status_set(status, STATUS_USAGE, "either --socket or --listen-fd has to be given");
 	if (device != NULL && strcmp(device, "cpu") != 0 && strcmp(device, "auto") != 0)
-		return status_set(status, STATUS_NOT_SUPPORTED, "device \"%s\" is not supported by this build", device);
+		return status_set(status, STATUS_NOT_SUPPORTED,
+						  "device \"%s\" is not supported by this build", device);
 	if (weights != NULL && strcmp(weights, "f32") != 0 && strcmp(weights, "stored") != 0)
-		return status_set(status, STATUS_NOT_SUPPORTED, "weights \"%s\" are not supported yet", weights);
+		return status_set(status, STATUS_NOT_SUPPORTED, "weights \"%s\" are not supported yet",
+						  weights);
 	options->listen_fd = (int) listen_fd;
 	options->socket_path = cli_value(arguments, "--socket");
 	options->lifeline_fd = listen_fd < 0 ? -1 : STDIN_FILENO;
@@ -62,22 +65,29 @@ read_options(const CliArguments *arguments, ServerOptions *options, Status *stat
 int
 cli_serve(int argc, char **argv)
 {
-	static const char help[] = "Usage: mmgpt-engine serve MODEL (--socket PATH | --listen-fd N) [OPTION]...\n\n"
+	static const char help[] =
+		"Usage: mmgpt-engine serve MODEL (--socket PATH | --listen-fd N) [OPTION]...\n\n"
 		"Answer backends over a Unix socket until SIGTERM.\n\nOptions:\n"
 		"  --socket PATH              make a socket there, for this account only\n"
-		"  --listen-fd N              use a listening socket that was inherited; standard input is then the lifeline,\n"
+		"  --listen-fd N              use a listening socket that was inherited; standard input is "
+		"then the lifeline,\n"
 		"                             whose end ends the engine\n"
 		"  --device cpu|auto          where to compute (default: auto)\n"
 		"  --threads N                threads (default: all cores)\n"
 		"  --weights f32              format to compute in (default: f32)\n"
 		"  --instruction-set NAME     auto, avx512, avx2 or portable (default: auto)\n"
-		"  --memory-limit-mb N        megabytes for weights and all answers together (default: by the model)\n"
+		"  --memory-limit-mb N        megabytes for weights and all answers together (default: by "
+		"the model)\n"
 		"  --log-level LEVEL          debug, log, warning or error (default: log)\n";
-	CliOption	options[] = {{.name = "--socket", .has_value = true}, {.name = "--listen-fd", .has_value = true},
-							 {.name = "--device", .has_value = true}, {.name = "--threads", .has_value = true},
-							 {.name = "--weights", .has_value = true}, {.name = "--instruction-set", .has_value = true},
+	CliOption	options[] = {{.name = "--socket", .has_value = true},
+							 {.name = "--listen-fd", .has_value = true},
+							 {.name = "--device", .has_value = true},
+							 {.name = "--threads", .has_value = true},
+							 {.name = "--weights", .has_value = true},
+							 {.name = "--instruction-set", .has_value = true},
 							 {.name = "--memory-limit-mb", .has_value = true},
-							 {.name = "--log-level", .has_value = true}, {.name = NULL}};
+							 {.name = "--log-level", .has_value = true},
+							 {.name = NULL}};
 	CliArguments arguments = {.options = options};
 	ServerOptions server = {0};
 	Status		status;

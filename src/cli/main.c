@@ -37,8 +37,10 @@ print_help(FILE *file)
 		  "Usage: mmgpt-engine COMMAND [ARGUMENT]...\n\nCommands:\n", file);
 	for (size_t i = 0; i < COMMANDS; i++)
 		fprintf(file, "  %-12s %s\n", commands[i].name, commands[i].summary);
-	fputs("\nOptions:\n  --help       this text; after a command, its own\n  --version    the version\n\n"
-		  "Exit status: 0 right, 1 failed, 2 wrong usage or not supported.\n", file);
+	fputs("\nOptions:\n  --help       this text; after a command, its own\n  --version    the "
+		  "version\n\n"
+		  "Exit status: 0 right, 1 failed, 2 wrong usage or not supported.\n",
+		  file);
 }
 
 /* Run a command; a result that could not be written, to a full disk say, is a failure. */
@@ -61,7 +63,8 @@ main(int argc, char **argv)
 		print_help(stderr);
 		return 2;
 	}
-	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0)
+	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+		strcmp(argv[1], "help") == 0)
 	{
 		print_help(stdout);
 		return 0;
@@ -74,6 +77,7 @@ main(int argc, char **argv)
 	for (size_t i = 0; i < COMMANDS; i++)
 		if (strcmp(argv[1], commands[i].name) == 0)
 			return run_command(&commands[i], argc - 1, argv + 1);
-	fprintf(stderr, "mmgpt-engine: unknown command \"%s\"\nhint: Try \"mmgpt-engine --help\".\n", argv[1]);
+	fprintf(stderr, "mmgpt-engine: unknown command \"%s\"\nhint: Try \"mmgpt-engine --help\".\n",
+			argv[1]);
 	return 2;
 }

@@ -44,7 +44,8 @@ parse_shape(const char *header, NpyArray *array)
 		if (*at == ')')
 			return array->dimensions > 0;
 		size = strtol(at, &end, 10);
-		if (end == at || size < 1 || size > 1 << 30 || array->dimensions == 4 || product > ((size_t) 1 << 40) / (size_t) size)
+		if (end == at || size < 1 || size > 1 << 30 || array->dimensions == 4 ||
+			product > ((size_t) 1 << 40) / (size_t) size)
 			return false;
 		product *= (size_t) size;
 		array->shape[array->dimensions++] = (int) size;
@@ -72,7 +73,8 @@ read_array(FILE *file, Arena *arena, NpyArray *array)
 	size_t		length;
 	size_t		bytes;
 
-	if (fread(start, 1, sizeof(start), file) != sizeof(start) || memcmp(start, NPY_MAGIC, NPY_MAGIC_SIZE) != 0)
+	if (fread(start, 1, sizeof(start), file) != sizeof(start) ||
+		memcmp(start, NPY_MAGIC, NPY_MAGIC_SIZE) != 0)
 		return false;
 	length = start[NPY_MAGIC_SIZE] | (size_t) start[NPY_MAGIC_SIZE + 1] << 8;
 	if (length >= sizeof(header) || fread(header, 1, length, file) != length)
@@ -92,13 +94,15 @@ npy_read(const char *path, Arena *arena, NpyArray *array, Status *status)
 	bool		good;
 
 	if (file == NULL)
-		return status_set(status, STATUS_IO, "could not open file \"%s\": %s", path, strerror(errno));
+		return status_set(status, STATUS_IO, "could not open file \"%s\": %s", path,
+						  strerror(errno));
 	good = read_array(file, arena, array);
 	fclose(file);
 	if (good)
 		return true;
 	status_set(status, STATUS_INVALID_ARGUMENT, "\"%s\" is not a .npy file that can be read", path);
-	return status_hint(status, "It has to hold float32 or uint8 in C order, as numpy.save writes it.");
+	return status_hint(status,
+					   "It has to hold float32 or uint8 in C order, as numpy.save writes it.");
 }
 
 bool
@@ -112,8 +116,10 @@ npy_write(const char *path, const NpyArray *array, Status *status)
 	bool		good;
 
 	if (file == NULL)
-		return status_set(status, STATUS_IO, "could not create file \"%s\": %s", path, strerror(errno));
-	used = (size_t) snprintf(header, sizeof(header), "{'descr': '%s', 'fortran_order': False, 'shape': (",
+		return status_set(status, STATUS_IO, "could not create file \"%s\": %s", path,
+						  strerror(errno));
+	used = (size_t) snprintf(header, sizeof(header),
+							 "{'descr': '%s', 'fortran_order': False, 'shape': (",
 							 array->type == TYPE_F32 ? "<f4" : "|u1");
 	for (int i = 0; i < array->dimensions; i++)
 		used += (size_t) snprintf(header + used, sizeof(header) - used, "%d, ", array->shape[i]);
@@ -129,5 +135,6 @@ npy_write(const char *path, const NpyArray *array, Status *status)
 	fwrite(array->data, 1, bytes, file);
 	good = ferror(file) == 0;
 	good = fclose(file) == 0 && good;
-	return good || status_set(status, STATUS_IO, "could not write file \"%s\": %s", path, strerror(errno));
+	return good ||
+		   status_set(status, STATUS_IO, "could not write file \"%s\": %s", path, strerror(errno));
 }

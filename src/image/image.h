@@ -25,8 +25,10 @@ typedef enum ImageFormat
 /* How a file becomes RGB (MODEL.md, image rules). */
 typedef enum ImageRules
 {
-	IMAGE_RULES_DISPLAY,		/* as a viewer shows it: EXIF orientation, transparency over white, 16 bits scaled */
-	IMAGE_RULES_ORIGINAL		/* as the original's training: alpha dropped, EXIF ignored, 16-bit grey clipped */
+	IMAGE_RULES_DISPLAY, /* as a viewer shows it: EXIF orientation, transparency over white, 16 bits
+							scaled */
+	IMAGE_RULES_ORIGINAL /* as the original's training: alpha dropped, EXIF ignored, 16-bit grey
+							clipped */
 } ImageRules;
 
 typedef struct ImageInfo
@@ -34,8 +36,13 @@ typedef struct ImageInfo
 	ImageFormat format;
 	int			width;			/* pixels, as stored (before orientation) */
 	int			height;
-	int			channels;		/* 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA or CMYK; a palette counts as what it holds: 3, or 4 with transparency */
-	int			bits;			/* per channel as stored: 1, 2, 4, 8, 16 (palette: bits of an index) */
+	/*
+	 * 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA or CMYK; a palette counts as what it holds: 3, or 4
+	 * with transparency
+	 */
+	int			channels;
+	/* per channel as stored: 1, 2, 4, 8, 16 (palette: bits of an index) */
+	int			bits;
 	int			orientation;	/* EXIF, 1 to 8; 1 where there is none */
 	size_t		bytes;			/* of the file */
 	const char *color;			/* "grey", "grey and alpha", "RGB", "RGBA", "palette", "CMYK" */
@@ -56,7 +63,8 @@ typedef struct ImageLimits
  * from the arena and may be forgotten afterwards. Safe to call from several threads
  * with arenas of their own.
  */
-extern bool image_preprocess(const void *bytes, size_t length, ImageRules rules, const ImageLimits *limits,
-							 int size, Arena *arena, uint8_t *pixels, Status *status);
+extern bool image_preprocess(const void *bytes, size_t length, ImageRules rules,
+							 const ImageLimits *limits, int size, Arena *arena, uint8_t *pixels,
+							 Status *status);
 
 #endif

@@ -33,22 +33,25 @@ typedef struct PictureTarget
 	uint8_t    *whole;			/* [height, width, 3], for orientations that transpose */
 } PictureTarget;
 
-extern bool picture_begin(PictureTarget *target, int width, int height, int orientation, int size, Arena *arena,
-						  Status *status);
+extern bool picture_begin(PictureTarget *target, int width, int height, int orientation, int size,
+						  Arena *arena, Status *status);
 extern void picture_take_row(PictureTarget *target, int y, const uint8_t *rgb);
 extern bool picture_finish(PictureTarget *target, uint8_t *pixels, Status *status);
 
 /* STATUS_IMAGE_TOO_LARGE if the picture has more pixels than allowed. */
-extern bool image_check_size(uint64_t width, uint64_t height, const ImageLimits *limits, Status *status);
+extern bool image_check_size(uint64_t width, uint64_t height, const ImageLimits *limits,
+							 Status *status);
 
 /* The orientation in an EXIF block (TIFF header first); 1 where there is none or it is damaged. */
 extern int	exif_orientation(const uint8_t *bytes, size_t length);
 
 extern bool jpeg_read_info(const void *bytes, size_t length, ImageInfo *info, Status *status);
-extern bool jpeg_decode(const void *bytes, size_t length, ImageRules rules, const ImageLimits *limits, int size,
-						Arena *arena, uint8_t *pixels, Status *status);
+extern bool jpeg_decode(const void *bytes, size_t length, ImageRules rules,
+						const ImageLimits *limits, int size, Arena *arena, uint8_t *pixels,
+						Status *status);
 extern bool png_read_header(const void *bytes, size_t length, ImageInfo *info, Status *status);
-extern bool png_decode(const void *bytes, size_t length, ImageRules rules, const ImageLimits *limits, int size,
-					   Arena *arena, uint8_t *pixels, Status *status);
+extern bool png_decode(const void *bytes, size_t length, ImageRules rules,
+					   const ImageLimits *limits, int size, Arena *arena, uint8_t *pixels,
+					   Status *status);
 
 #endif

@@ -35,7 +35,8 @@ fail(j_common_ptr jpeg)
 
 	jpeg->err->format_message(jpeg, text);
 	if (jpeg->err->msg_code == JERR_OUT_OF_MEMORY)
-		status_set(decoder->status, STATUS_OUT_OF_MEMORY, "out of memory while decoding a JPEG image");
+		status_set(decoder->status, STATUS_OUT_OF_MEMORY,
+				   "out of memory while decoding a JPEG image");
 	else
 	{
 		status_set(decoder->status, STATUS_INVALID_IMAGE, "image is not a valid JPEG file");
@@ -51,8 +52,8 @@ fail_truncated(j_common_ptr jpeg)
 
 	status_set(decoder->status, STATUS_INVALID_IMAGE, "JPEG image is truncated");
 	if (decoder->jpeg.image_height > 0)
-		status_detail(decoder->status, "The data ends after row %u of %u.", decoder->jpeg.output_scanline,
-					  decoder->jpeg.image_height);
+		status_detail(decoder->status, "The data ends after row %u of %u.",
+					  decoder->jpeg.output_scanline, decoder->jpeg.image_height);
 	longjmp(decoder->failed, 1);
 }
 
@@ -63,7 +64,8 @@ fail_truncated(j_common_ptr jpeg)
 static void
 note_warning(j_common_ptr jpeg, int level)
 {
-	if (level < 0 && (jpeg->err->msg_code == JWRN_JPEG_EOF || jpeg->err->msg_code == JWRN_HIT_MARKER))
+	if (level < 0 &&
+		(jpeg->err->msg_code == JWRN_JPEG_EOF || jpeg->err->msg_code == JWRN_HIT_MARKER))
 		fail_truncated(jpeg);
 }
 
@@ -79,7 +81,8 @@ check_progress(j_common_ptr jpeg)
 
 	if (decoder->jpeg.input_scan_number <= MAX_SCANS)
 		return;
-	status_set(decoder->status, STATUS_INVALID_IMAGE, "JPEG image has more than %d scans", MAX_SCANS);
+	status_set(decoder->status, STATUS_INVALID_IMAGE, "JPEG image has more than %d scans",
+			   MAX_SCANS);
 	longjmp(decoder->failed, 1);
 }
 
@@ -215,19 +218,21 @@ read_rows(struct jpeg_decompress_struct *jpeg, JpegRows *rows, PictureTarget *ta
 
 /* The part of jpeg_decode between header and clean-up; errors of libjpeg jump out of it. */
 static bool
-decode_rows(JpegDecoder *decoder, ImageRules rules, const ImageLimits *limits, int size, Arena *arena,
-			uint8_t *pixels)
+decode_rows(JpegDecoder *decoder, ImageRules rules, const ImageLimits *limits, int size,
+			Arena *arena, uint8_t *pixels)
 {
 	struct jpeg_decompress_struct *jpeg = &decoder->jpeg;
 	int			orientation = rules == IMAGE_RULES_DISPLAY ? stored_orientation(jpeg) : 1;
 	PictureTarget target;
 	JpegRows	rows;
 
-	jpeg->out_color_space = jpeg->num_components == 1 ? JCS_GRAYSCALE : jpeg->num_components == 4 ? JCS_CMYK : JCS_RGB;
+	jpeg->out_color_space = jpeg->num_components == 1 ? JCS_GRAYSCALE
+							: jpeg->num_components == 4 ? JCS_CMYK
+														: JCS_RGB;
 	if (!image_check_size(jpeg->image_width, jpeg->image_height, limits, decoder->status) ||
 		!take_rows(jpeg, arena, &rows, decoder->status) ||
-		!picture_begin(&target, (int) jpeg->image_width, (int) jpeg->image_height, orientation, size, arena,
-					   decoder->status))
+		!picture_begin(&target, (int) jpeg->image_width, (int) jpeg->image_height, orientation,
+					   size, arena, decoder->status))
 		return false;
 	jpeg_start_decompress(jpeg);
 	read_rows(jpeg, &rows, &target);
@@ -235,8 +240,8 @@ decode_rows(JpegDecoder *decoder, ImageRules rules, const ImageLimits *limits, i
 }
 
 bool
-jpeg_decode(const void *bytes, size_t length, ImageRules rules, const ImageLimits *limits, int size, Arena *arena,
-			uint8_t *pixels, Status *status)
+jpeg_decode(const void *bytes, size_t length, ImageRules rules, const ImageLimits *limits, int size,
+			Arena *arena, uint8_t *pixels, Status *status)
 {
 	JpegDecoder decoder;
 	bool		good;

@@ -15,7 +15,10 @@
 /* Chunks that say something about pixels or orientation are small. */
 #define MAX_CHUNK_BYTES ((png_alloc_size_t) 1024 * 1024)
 
-/* The only chunk read beside header, palette, transparency and pixels (png_set_keep_unknown_chunks). */
+/*
+ * The only chunk read beside header, palette, transparency and pixels
+ * (png_set_keep_unknown_chunks).
+ */
 static const png_byte exif_chunk[] = "eXIf";
 
 typedef struct PngDecoder
@@ -84,7 +87,10 @@ begin(PngDecoder *decoder)
 {
 	png_set_user_limits(decoder->png, PNG_UINT_31_MAX, PNG_UINT_31_MAX);
 	png_set_chunk_malloc_max(decoder->png, MAX_CHUNK_BYTES);
-	/* the rest is skipped unread: a thousand compressed texts of a small file would unpack to gigabytes */
+	/*
+	 * the rest is skipped unread: a thousand compressed texts of a small file would unpack to
+	 * gigabytes
+	 */
 	png_set_keep_unknown_chunks(decoder->png, PNG_HANDLE_CHUNK_NEVER, NULL, -1);
 	png_set_keep_unknown_chunks(decoder->png, PNG_HANDLE_CHUNK_AS_DEFAULT, exif_chunk, 1);
 	png_set_read_fn(decoder->png, decoder, read_bytes);
@@ -160,7 +166,10 @@ typedef enum RowForm
 	ROW_GREY_16
 } RowForm;
 
-/* Transparency is dropped, colours under it show; 16-bit grey is clipped, other 16 bits keep the high byte. */
+/*
+ * Transparency is dropped, colours under it show; 16-bit grey is clipped, other 16 bits keep the
+ * high byte.
+ */
 static RowForm
 set_original_rules(PngDecoder *decoder)
 {
@@ -179,7 +188,10 @@ set_original_rules(PngDecoder *decoder)
 	return ROW_RGB;
 }
 
-/* Transparency of every kind becomes an alpha channel; 16 bits are scaled: (v * 255 + 32895) >> 16, libpng's rounding. */
+/*
+ * Transparency of every kind becomes an alpha channel; 16 bits are scaled: (v * 255 + 32895) >> 16,
+ * libpng's rounding.
+ */
 static RowForm
 set_display_rules(PngDecoder *decoder)
 {
@@ -202,7 +214,9 @@ lay_over_white(const uint8_t *rgba, int width, uint8_t *rgb)
 		int			alpha = rgba[4 * x + 3];
 
 		for (int channel = 0; channel < 3; channel++)
-			rgb[3 * x + channel] = (uint8_t) ((rgba[4 * x + channel] * alpha + 255 * (255 - alpha) + 127) / 255);
+			rgb[3 * x + channel] = (uint8_t) ((rgba[4 * x + channel] * alpha + 255 * (255 - alpha) +
+											   127) /
+											  255);
 	}
 }
 
@@ -228,8 +242,8 @@ take_row(PictureTarget *target, RowForm form, int y, const uint8_t *row, uint8_t
  * each of the seven passes fills in more of it.
  */
 static void
-read_rows(PngDecoder *decoder, PictureTarget *target, RowForm form, int passes, uint8_t *rows, size_t row_bytes,
-		  uint8_t *rgb)
+read_rows(PngDecoder *decoder, PictureTarget *target, RowForm form, int passes, uint8_t *rows,
+		  size_t row_bytes, uint8_t *rgb)
 {
 	for (int pass = 0; pass < passes; pass++)
 		for (int y = 0; y < target->height; y++)
@@ -244,8 +258,8 @@ read_rows(PngDecoder *decoder, PictureTarget *target, RowForm form, int passes, 
 
 /* The part of png_decode between header and clean-up; errors of libpng jump out of it. */
 static bool
-decode_rows(PngDecoder *decoder, ImageRules rules, const ImageLimits *limits, int size, Arena *arena,
-			uint8_t *pixels)
+decode_rows(PngDecoder *decoder, ImageRules rules, const ImageLimits *limits, int size,
+			Arena *arena, uint8_t *pixels)
 {
 	Status	   *status = decoder->status;
 	int			width = (int) png_get_image_width(decoder->png, decoder->info);
@@ -267,16 +281,17 @@ decode_rows(PngDecoder *decoder, ImageRules rules, const ImageLimits *limits, in
 	rgb = arena_take_array(arena, (size_t) width, 3);
 	if (rows == NULL || rgb == NULL)
 		return status_out_of_memory(status, row_bytes * (passes > 1 ? (size_t) height : 1));
-	if (!picture_begin(&target, width, height, rules == IMAGE_RULES_DISPLAY ? stored_orientation(decoder) : 1, size,
-					   arena, status))
+	if (!picture_begin(&target, width, height,
+					   rules == IMAGE_RULES_DISPLAY ? stored_orientation(decoder) : 1, size, arena,
+					   status))
 		return false;
 	read_rows(decoder, &target, form, passes, rows, row_bytes, rgb);
 	return picture_finish(&target, pixels, status);
 }
 
 bool
-png_decode(const void *bytes, size_t length, ImageRules rules, const ImageLimits *limits, int size, Arena *arena,
-		   uint8_t *pixels, Status *status)
+png_decode(const void *bytes, size_t length, ImageRules rules, const ImageLimits *limits, int size,
+		   Arena *arena, uint8_t *pixels, Status *status)
 {
 	PngDecoder	decoder;
 	bool		good;

@@ -16,7 +16,8 @@ transposes(int orientation)
 }
 
 bool
-picture_begin(PictureTarget *target, int width, int height, int orientation, int size, Arena *arena, Status *status)
+picture_begin(PictureTarget *target, int width, int height, int orientation, int size, Arena *arena,
+			  Status *status)
 {
 	size_t		row = (size_t) width * 3;
 

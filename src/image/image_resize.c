@@ -70,7 +70,8 @@ cubic(double x)
 static int32_t
 fixed_point(double weight)
 {
-	return (int32_t) (weight < 0 ? weight * (1 << PRECISION_BITS) - 0.5 : weight * (1 << PRECISION_BITS) + 0.5);
+	return (int32_t) (weight < 0 ? weight * (1 << PRECISION_BITS) - 0.5
+								 : weight * (1 << PRECISION_BITS) + 0.5);
 }
 
 /* The weights of output number out (in the whole resized picture) into place i of the axis. */
@@ -168,8 +169,10 @@ resizer_create(int width, int height, int size, Arena *arena, Status *status)
 		return NULL;
 	}
 	resizer->size = size;
-	if (!axis_create(&resizer->horizontal, width, resized_length(width, shorter, size), size, arena, status) ||
-		!axis_create(&resizer->vertical, height, resized_length(height, shorter, size), size, arena, status))
+	if (!axis_create(&resizer->horizontal, width, resized_length(width, shorter, size), size, arena,
+					 status) ||
+		!axis_create(&resizer->vertical, height, resized_length(height, shorter, size), size, arena,
+					 status))
 		return NULL;
 	resizer->plane = resizer->horizontal.end - resizer->horizontal.first + resizer->horizontal.taps;
 	rows = (size_t) (resizer->vertical.end - resizer->vertical.first);
@@ -206,7 +209,8 @@ join_sums(__m128i high, __m128i low)
 
 /* One output pixel: eight taps at a time; sums wrap modulo 2^32, and their end fits. */
 static inline void
-resize_pixel(const int16_t *in, int plane, const int16_t *high, const int16_t *low, int taps, uint8_t *out)
+resize_pixel(const int16_t *in, int plane, const int16_t *high, const int16_t *low, int taps,
+			 uint8_t *out)
 {
 	__m128i		sum_high[3] = {_mm_setzero_si128(), _mm_setzero_si128(), _mm_setzero_si128()};
 	__m128i		sum_low[3] = {_mm_setzero_si128(), _mm_setzero_si128(), _mm_setzero_si128()};
@@ -220,7 +224,8 @@ resize_pixel(const int16_t *in, int plane, const int16_t *high, const int16_t *l
 		{
 			__m128i		values = _mm_loadu_si128((const __m128i *) (in + channel * plane + t));
 
-			sum_high[channel] = _mm_add_epi32(sum_high[channel], _mm_madd_epi16(values, weight_high));
+			sum_high[channel] = _mm_add_epi32(sum_high[channel],
+											  _mm_madd_epi16(values, weight_high));
 			sum_low[channel] = _mm_add_epi32(sum_low[channel], _mm_madd_epi16(values, weight_low));
 		}
 	}
@@ -230,14 +235,16 @@ resize_pixel(const int16_t *in, int plane, const int16_t *high, const int16_t *l
 #else
 /* One output pixel; sums wrap modulo 2^32, and their end fits. */
 static inline void
-resize_pixel(const int16_t *in, int plane, const int16_t *high, const int16_t *low, int taps, uint8_t *out)
+resize_pixel(const int16_t *in, int plane, const int16_t *high, const int16_t *low, int taps,
+			 uint8_t *out)
 {
 	for (int channel = 0; channel < 3; channel++)
 	{
 		uint32_t	sum = ROUND_UP;
 
 		for (int t = 0; t < taps; t++)
-			sum += (uint32_t) in[channel * plane + t] * ((uint32_t) high[t] * (1u << LOW_BITS) + (uint32_t) low[t]);
+			sum += (uint32_t) in[channel * plane + t] *
+				   ((uint32_t) high[t] * (1u << LOW_BITS) + (uint32_t) low[t]);
 		out[channel] = clip_to_byte((int32_t) sum);
 	}
 }
@@ -253,11 +260,15 @@ split_rest(const uint8_t *rgb, int i, int count, int16_t *planes, int plane)
 }
 
 #if defined(__x86_64__)
-/* Four pixels a turn; reads up to four bytes past them, so the last two pixels are left to the plain loop. */
+/*
+ * Four pixels a turn; reads up to four bytes past them, so the last two pixels are left to the
+ * plain loop.
+ */
 __attribute__((target("ssse3"))) static void
 split_planes_ssse3(const uint8_t *rgb, int count, int16_t *planes, int plane)
 {
-	const __m128i red_green = _mm_setr_epi8(0, -1, 3, -1, 6, -1, 9, -1, 1, -1, 4, -1, 7, -1, 10, -1);
+	const __m128i red_green = _mm_setr_epi8(0, -1, 3, -1, 6, -1, 9, -1, 1, -1, 4, -1, 7, -1, 10,
+											-1);
 	const __m128i blue = _mm_setr_epi8(2, -1, 5, -1, 8, -1, 11, -1, -1, -1, -1, -1, -1, -1, -1, -1);
 	int			i = 0;
 
@@ -301,7 +312,8 @@ resizer_take_row(Resizer *resizer, int y, const uint8_t *rgb)
 	kept = resizer->kept + (size_t) (y - resizer->vertical.first) * (size_t) resizer->size * 3;
 	split_planes(rgb + 3 * axis->first, axis->end - axis->first, planes, plane);
 	for (int i = 0; i < axis->outputs; i++)
-		resize_pixel(planes + axis->start[i] - axis->first, plane, axis->high + (size_t) i * (size_t) axis->taps,
+		resize_pixel(planes + axis->start[i] - axis->first, plane,
+					 axis->high + (size_t) i * (size_t) axis->taps,
 					 axis->low + (size_t) i * (size_t) axis->taps, axis->taps, kept + 3 * i);
 }
 
@@ -324,7 +336,8 @@ resizer_finish(Resizer *resizer, uint8_t *pixels)
 		for (int x = 0; x < width; x++)
 			resizer->sums[x] = ROUND_UP;
 		for (int t = 0; t < axis->count[i]; t++)
-			add_row(resizer->sums, resizer->kept + (size_t) (axis->start[i] - axis->first + t) * (size_t) width,
+			add_row(resizer->sums,
+					resizer->kept + (size_t) (axis->start[i] - axis->first + t) * (size_t) width,
 					axis->weights[(size_t) i * (size_t) axis->taps + (size_t) t], width);
 		for (int x = 0; x < width; x++)
 			pixels[(size_t) i * (size_t) width + (size_t) x] = clip_to_byte(resizer->sums[x]);

@@ -50,7 +50,8 @@ sniff_format(const uint8_t *bytes, size_t length, ImageFormat *format, Status *s
 {
 	const char *other;
 
-	if (length >= sizeof(jpeg_signature) && memcmp(bytes, jpeg_signature, sizeof(jpeg_signature)) == 0)
+	if (length >= sizeof(jpeg_signature) &&
+		memcmp(bytes, jpeg_signature, sizeof(jpeg_signature)) == 0)
 	{
 		*format = IMAGE_JPEG;
 		return true;
@@ -79,8 +80,10 @@ image_check_size(uint64_t width, uint64_t height, const ImageLimits *limits, Sta
 						  (unsigned long long) width, (unsigned long long) height);
 	if (width <= limits->max_pixels && height <= limits->max_pixels / width)
 		return true;
-	status_set(status, STATUS_IMAGE_TOO_LARGE, "image of %llu x %llu pixels exceeds the limit of %llu pixels",
-			   (unsigned long long) width, (unsigned long long) height, (unsigned long long) limits->max_pixels);
+	status_set(status, STATUS_IMAGE_TOO_LARGE,
+			   "image of %llu x %llu pixels exceeds the limit of %llu pixels",
+			   (unsigned long long) width, (unsigned long long) height,
+			   (unsigned long long) limits->max_pixels);
 	return status_hint(status, "Scale it down, or raise mmgpt.max_image_pixels.");
 }
 
@@ -117,7 +120,8 @@ exif_orientation(const uint8_t *bytes, size_t length)
 		if (entry + 12 > length)
 			return 1;
 		/* Tag 0x0112 of type SHORT. */
-		if (tiff_number(bytes + entry, 2, big_endian) != 0x0112 || tiff_number(bytes + entry + 2, 2, big_endian) != 3)
+		if (tiff_number(bytes + entry, 2, big_endian) != 0x0112 ||
+			tiff_number(bytes + entry + 2, 2, big_endian) != 3)
 			continue;
 		value = tiff_number(bytes + entry + 8, 2, big_endian);
 		return value >= 1 && value <= 8 ? (int) value : 1;
@@ -139,8 +143,8 @@ image_read_info(const void *bytes, size_t length, ImageInfo *info, Status *statu
 }
 
 bool
-image_preprocess(const void *bytes, size_t length, ImageRules rules, const ImageLimits *limits, int size,
-				 Arena *arena, uint8_t *pixels, Status *status)
+image_preprocess(const void *bytes, size_t length, ImageRules rules, const ImageLimits *limits,
+				 int size, Arena *arena, uint8_t *pixels, Status *status)
 {
 	ImageFormat format;
 

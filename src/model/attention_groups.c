@@ -14,7 +14,8 @@ group_pages(int keys)
 }
 
 AttentionPlan
-group_plan(Model *model, Tensor spans, Tensor lists, int groups, int queries, int keys, int heads, int head_size)
+group_plan(Model *model, Tensor spans, Tensor lists, int groups, int queries, int keys, int heads,
+		   int head_size)
 {
 	AttentionPlan plan = {lists, spans, heads, 1.0f / sqrtf((float) head_size)};
 	int			pages = group_pages(keys);
@@ -30,10 +31,12 @@ group_plan(Model *model, Tensor spans, Tensor lists, int groups, int queries, in
 		span[SPAN_UNIFORM] = 0;
 	}
 	model->backend->ops->upload(model->backend, spans.data, staging,
-								(size_t) (groups * queries * ATTENTION_SPAN_FIELDS) * sizeof(int32_t));
+								(size_t) (groups * queries * ATTENTION_SPAN_FIELDS) *
+									sizeof(int32_t));
 	for (int i = 0; i < groups * pages; i++)
 		staging[i] = i;
-	model->backend->ops->upload(model->backend, lists.data, staging, (size_t) (groups * pages) * sizeof(int32_t));
+	model->backend->ops->upload(model->backend, lists.data, staging,
+								(size_t) (groups * pages) * sizeof(int32_t));
 	return plan;
 }
 
@@ -45,5 +48,6 @@ group_slots(Model *model, Tensor slots, int groups, int keys, int first, int cou
 
 	for (int i = 0; i < groups * count; i++)
 		staging[i] = i / count * pages * KV_PAGE_KEYS + first + i % count;
-	model->backend->ops->upload(model->backend, slots.data, staging, (size_t) (groups * count) * sizeof(int32_t));
+	model->backend->ops->upload(model->backend, slots.data, staging,
+								(size_t) (groups * count) * sizeof(int32_t));
 }

@@ -14,7 +14,8 @@
 #include "model_internal.h"
 
 DecoderTensors
-decoder_take_tensors(Workspace *workspace, const Model *model, int rows, int media_rows, int logits_rows)
+decoder_take_tensors(Workspace *workspace, const Model *model, int rows, int media_rows,
+					 int logits_rows)
 {
 	const DecoderConfig *config = &model->config.decoder;
 	const CrossAttentionConfig *cross = &model->config.cross_attention;
@@ -31,7 +32,8 @@ decoder_take_tensors(Workspace *workspace, const Model *model, int rows, int med
 	t.logits_index = workspace_integers(workspace, 1, logits_rows);
 	t.x = workspace_floats(workspace, rows, config->hidden);
 	t.normed = workspace_floats(workspace, rows, config->hidden);
-	t.qkv = workspace_floats(workspace, rows, (config->heads + 2 * config->kv_heads) * config->head_size);
+	t.qkv = workspace_floats(workspace, rows,
+							 (config->heads + 2 * config->kv_heads) * config->head_size);
 	t.attended = workspace_floats(workspace, rows, config->heads * config->head_size);
 	t.gate_up = workspace_floats(workspace, rows, 2 * config->mlp);
 	t.mlp = workspace_floats(workspace, rows, config->mlp);
@@ -45,8 +47,8 @@ decoder_take_tensors(Workspace *workspace, const Model *model, int rows, int med
 }
 
 static void
-self_attention_forward(Model *model, const DecoderLayer *weights, int layer, const DecoderBatch *batch,
-					   DecoderTensors *t)
+self_attention_forward(Model *model, const DecoderLayer *weights, int layer,
+					   const DecoderBatch *batch, DecoderTensors *t)
 {
 	const BackendOps *ops = model->backend->ops;
 	Backend    *backend = model->backend;
@@ -71,16 +73,20 @@ self_attention_forward(Model *model, const DecoderLayer *weights, int layer, con
 }
 
 static void
-mlp_forward(Model *model, const DecoderLayer *weights, int layer, const DecoderBatch *batch, DecoderTensors *t)
+mlp_forward(Model *model, const DecoderLayer *weights, int layer, const DecoderBatch *batch,
+			DecoderTensors *t)
 {
 	const BackendOps *ops = model->backend->ops;
 	Backend    *backend = model->backend;
 	int			mlp = model->config.decoder.mlp;
 
-	ops->rms_norm(backend, t->normed, t->x, weights->post_norm.weight, model->config.decoder.epsilon);
+	ops->rms_norm(backend, t->normed, t->x, weights->post_norm.weight,
+				  model->config.decoder.epsilon);
 	ops->matmul(backend, t->gate_up, t->normed, &weights->gate_up, EPILOGUE_STORE);
-	lora_add(model, &batch->adapters, layer, LORA_GATE_PROJ, tensor_column_range(t->gate_up, 0, mlp), t->normed, 1.0f);
-	lora_add(model, &batch->adapters, layer, LORA_UP_PROJ, tensor_column_range(t->gate_up, mlp, mlp), t->normed, 1.0f);
+	lora_add(model, &batch->adapters, layer, LORA_GATE_PROJ,
+			 tensor_column_range(t->gate_up, 0, mlp), t->normed, 1.0f);
+	lora_add(model, &batch->adapters, layer, LORA_UP_PROJ,
+			 tensor_column_range(t->gate_up, mlp, mlp), t->normed, 1.0f);
 	ops->swiglu(backend, t->mlp, t->gate_up);
 	ops->matmul(backend, t->x, t->mlp, &weights->down_proj, EPILOGUE_ADD);
 	lora_add(model, &batch->adapters, layer, LORA_DOWN_PROJ, t->x, t->mlp, 1.0f);
@@ -95,7 +101,8 @@ logits_forward(Model *model, const DecoderBatch *batch, DecoderTensors *t)
 	if (batch->logits_rows == 0)
 		return;
 	ops->gather(model->backend, t->last, t->x, t->logits_index);
-	ops->rms_norm(model->backend, t->last, t->last, weights->norm.weight, model->config.decoder.epsilon);
+	ops->rms_norm(model->backend, t->last, t->last, weights->norm.weight,
+				  model->config.decoder.epsilon);
 	ops->matmul(model->backend, t->logits, t->last, &weights->lm_head, EPILOGUE_STORE);
 }
 

@@ -12,8 +12,8 @@
 #include "model_internal.h"
 
 static void
-cross_attend(Model *model, const GatedBlock *weights, int layer, int block, const DecoderBatch *batch, Tensor x,
-			 DecoderTensors *t)
+cross_attend(Model *model, const GatedBlock *weights, int layer, int block,
+			 const DecoderBatch *batch, Tensor x, DecoderTensors *t)
 {
 	const BackendOps *ops = model->backend->ops;
 	Backend    *backend = model->backend;
@@ -39,8 +39,8 @@ cross_attend(Model *model, const GatedBlock *weights, int layer, int block, cons
 }
 
 static void
-feed_forward(Model *model, const GatedBlock *weights, int layer, const DecoderBatch *batch, Tensor x,
-			 DecoderTensors *t)
+feed_forward(Model *model, const GatedBlock *weights, int layer, const DecoderBatch *batch,
+			 Tensor x, DecoderTensors *t)
 {
 	const BackendOps *ops = model->backend->ops;
 	Backend    *backend = model->backend;
@@ -58,14 +58,16 @@ feed_forward(Model *model, const GatedBlock *weights, int layer, const DecoderBa
 		ops->activate(backend, ff, ACTIVATION_GELU);
 	}
 	else
-		ops->matmul(backend, ff, normed, &weights->ff.up, (Epilogue) {NULL, ACTIVATION_GELU, 1.0f, false});
-	ops->matmul(backend, x, ff, &weights->ff.down, (Epilogue) {NULL, ACTIVATION_NONE, weights->ff_gate, true});
+		ops->matmul(backend, ff, normed, &weights->ff.up,
+					(Epilogue){NULL, ACTIVATION_GELU, 1.0f, false});
+	ops->matmul(backend, x, ff, &weights->ff.down,
+				(Epilogue){NULL, ACTIVATION_NONE, weights->ff_gate, true});
 	lora_add(model, &batch->adapters, layer, LORA_FF_3, x, ff, weights->ff_gate);
 }
 
 void
-gated_cross_attention_forward(Model *model, const GatedBlock *weights, int layer, int block, const DecoderBatch *batch,
-							  DecoderTensors *t)
+gated_cross_attention_forward(Model *model, const GatedBlock *weights, int layer, int block,
+							  const DecoderBatch *batch, DecoderTensors *t)
 {
 	Tensor		x = tensor_row_range(t->x, 0, batch->media_rows);
 

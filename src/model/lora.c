@@ -32,12 +32,18 @@ struct Adapter
 };
 
 /* Where each target stands below "model.layers.N.". */
-static const char *const target_paths[LORA_TARGETS] = {
-	"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-	"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
-	"gated_cross_attn_layer.attn.to_q", "gated_cross_attn_layer.attn.to_kv", "gated_cross_attn_layer.attn.to_out",
-	"gated_cross_attn_layer.ff.1", "gated_cross_attn_layer.ff.3"
-};
+static const char *const target_paths[LORA_TARGETS] = {"self_attn.q_proj",
+													   "self_attn.k_proj",
+													   "self_attn.v_proj",
+													   "self_attn.o_proj",
+													   "mlp.gate_proj",
+													   "mlp.up_proj",
+													   "mlp.down_proj",
+													   "gated_cross_attn_layer.attn.to_q",
+													   "gated_cross_attn_layer.attn.to_kv",
+													   "gated_cross_attn_layer.attn.to_out",
+													   "gated_cross_attn_layer.ff.1",
+													   "gated_cross_attn_layer.ff.3"};
 
 /* Outputs and inputs of a target's base matrix. */
 static void
@@ -47,14 +53,18 @@ target_shape(const ModelConfig *config, LoraTarget target, int *outputs, int *in
 	int			q = config->decoder.heads * config->decoder.head_size;
 	int			kv = config->decoder.kv_heads * config->decoder.head_size;
 	int			inner = config->cross_attention.heads * config->cross_attention.head_size;
-	const int	shapes[LORA_TARGETS][2] = {
-		[LORA_Q_PROJ] = {q, hidden}, [LORA_K_PROJ] = {kv, hidden}, [LORA_V_PROJ] = {kv, hidden},
-		[LORA_O_PROJ] = {hidden, q}, [LORA_GATE_PROJ] = {config->decoder.mlp, hidden},
-		[LORA_UP_PROJ] = {config->decoder.mlp, hidden}, [LORA_DOWN_PROJ] = {hidden, config->decoder.mlp},
-		[LORA_TO_Q] = {inner, hidden}, [LORA_TO_KV] = {2 * inner, config->vision.width},
-		[LORA_TO_OUT] = {hidden, inner}, [LORA_FF_1] = {config->cross_attention.mlp, hidden},
-		[LORA_FF_3] = {hidden, config->cross_attention.mlp}
-	};
+	const int shapes[LORA_TARGETS][2] = {[LORA_Q_PROJ] = {q, hidden},
+										 [LORA_K_PROJ] = {kv, hidden},
+										 [LORA_V_PROJ] = {kv, hidden},
+										 [LORA_O_PROJ] = {hidden, q},
+										 [LORA_GATE_PROJ] = {config->decoder.mlp, hidden},
+										 [LORA_UP_PROJ] = {config->decoder.mlp, hidden},
+										 [LORA_DOWN_PROJ] = {hidden, config->decoder.mlp},
+										 [LORA_TO_Q] = {inner, hidden},
+										 [LORA_TO_KV] = {2 * inner, config->vision.width},
+										 [LORA_TO_OUT] = {hidden, inner},
+										 [LORA_FF_1] = {config->cross_attention.mlp, hidden},
+										 [LORA_FF_3] = {hidden, config->cross_attention.mlp}};
 
 	*outputs = shapes[target][0];
 	*inputs = shapes[target][1];
@@ -85,10 +95,12 @@ read_adapter_config(Adapter *adapter, const char *directory, Status *status)
 	alpha = json_number_value(json_object_get(root, "lora_alpha"));
 	status_clear(status);
 	if (!(r >= 1) || r > LORA_MAX_RANK || !isfinite(alpha) || !(alpha > 0))
-		status_set(status, STATUS_INVALID_MODEL, "\"r\" or \"lora_alpha\" in \"%s\" is missing or out of range", path);
+		status_set(status, STATUS_INVALID_MODEL,
+				   "\"r\" or \"lora_alpha\" in \"%s\" is missing or out of range", path);
 	for (int i = 0; i < 3; i++)
 		if (json_is_true(json_object_get(root, unsupported[i])))
-			status_set(status, STATUS_NOT_SUPPORTED, "\"%s\" in \"%s\" is not supported", unsupported[i], path);
+			status_set(status, STATUS_NOT_SUPPORTED, "\"%s\" in \"%s\" is not supported",
+					   unsupported[i], path);
 	json_decref(root);
 	adapter->scale = (float) (alpha / r);
 	return status_good(status);
@@ -100,12 +112,14 @@ load_matrix(Model *model, const StoredTensor *stored, Weight *weight, Status *st
 {
 	WeightPart	part = {stored->data, stored->type, stored->shape[0]};
 
-	return model->backend->ops->weight_create(model->backend, &part, 1, stored->shape[1], TYPE_F32, weight, status);
+	return model->backend->ops->weight_create(model->backend, &part, 1, stored->shape[1], TYPE_F32,
+											  weight, status);
 }
 
 /* The pair of one target of one layer, if the files hold it. */
 static bool
-load_pair(Model *model, Adapter *adapter, TensorStore *store, int layer, LoraTarget target, Status *status)
+load_pair(Model *model, Adapter *adapter, TensorStore *store, int layer, LoraTarget target,
+		  Status *status)
 {
 	LoraPair   *pair = &adapter->pairs[layer][target];
 	char		name[128];
@@ -121,11 +135,13 @@ load_pair(Model *model, Adapter *adapter, TensorStore *store, int layer, LoraTar
 	if (a == NULL && b == NULL)
 		return true;
 	target_shape(&model->config, target, &outputs, &inputs);
-	if (a == NULL || b == NULL || a->dimensions != 2 || b->dimensions != 2 || a->shape[1] != inputs ||
-		b->shape[0] != outputs || a->shape[0] != b->shape[1] || a->shape[0] > LORA_MAX_RANK)
+	if (a == NULL || b == NULL || a->dimensions != 2 || b->dimensions != 2 ||
+		a->shape[1] != inputs || b->shape[0] != outputs || a->shape[0] != b->shape[1] ||
+		a->shape[0] > LORA_MAX_RANK)
 	{
-		status_set(status, STATUS_INVALID_MODEL, "adapter tensors of \"model.layers.%d.%s\" do not fit the model",
-				   layer, target_paths[target]);
+		status_set(status, STATUS_INVALID_MODEL,
+				   "adapter tensors of \"model.layers.%d.%s\" do not fit the model", layer,
+				   target_paths[target]);
 		return status_detail(status, "lora_A must be [r, %d] and lora_B [%d, r].", inputs, outputs);
 	}
 	if (!load_matrix(model, a, &pair->a, status))
@@ -157,7 +173,8 @@ load_pairs(Model *model, Adapter *adapter, TensorStore *store, Status *status)
 	unused = tensor_store_unused(store);
 	if (unused == NULL)
 		return true;
-	status_set(status, STATUS_INVALID_MODEL, "adapter tensor \"%s\" has no place in the model", unused->stored_name);
+	status_set(status, STATUS_INVALID_MODEL, "adapter tensor \"%s\" has no place in the model",
+			   unused->stored_name);
 	return status_detail(status, "The file is \"%s\".", unused->file);
 }
 
@@ -221,7 +238,8 @@ lora_applies(const AdapterRuns *runs, int layer, LoraTarget target)
 }
 
 void
-lora_add(Model *model, const AdapterRuns *runs, int layer, LoraTarget target, Tensor y, Tensor x, float factor)
+lora_add(Model *model, const AdapterRuns *runs, int layer, LoraTarget target, Tensor y, Tensor x,
+		 float factor)
 {
 	const BackendOps *ops = model->backend->ops;
 
@@ -237,8 +255,10 @@ lora_add(Model *model, const AdapterRuns *runs, int layer, LoraTarget target, Te
 		if (run->adapter == NULL || count < 1 || !run->adapter->pairs[layer][target].present)
 			continue;
 		pair = &run->adapter->pairs[layer][target];
-		reduced = tensor_column_range(tensor_row_range(runs->reduced, run->first, count), 0, pair->a.outputs);
-		ops->matmul(model->backend, reduced, tensor_row_range(x, run->first, count), &pair->a, EPILOGUE_STORE);
+		reduced = tensor_column_range(tensor_row_range(runs->reduced, run->first, count), 0,
+									  pair->a.outputs);
+		ops->matmul(model->backend, reduced, tensor_row_range(x, run->first, count), &pair->a,
+					EPILOGUE_STORE);
 		ops->matmul(model->backend, tensor_row_range(y, run->first, count), reduced, &pair->b,
 					(Epilogue) {NULL, ACTIVATION_NONE, factor * run->adapter->scale, true});
 	}

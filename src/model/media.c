@@ -89,7 +89,8 @@ media_workspace_size(const ModelConfig *config, int images)
 
 /* Where the latents of all medias go, and whose adapter each uses. */
 static void
-plan_media(Model *model, int requests, Adapter *const *adapters, Media **medias, MediaTensors *t, AdapterRuns *runs)
+plan_media(Model *model, int requests, Adapter *const *adapters, Media **medias, MediaTensors *t,
+		   AdapterRuns *runs)
 {
 	int			latents = model->config.resampler.latents;
 	int			row = 0;
@@ -107,7 +108,8 @@ plan_media(Model *model, int requests, Adapter *const *adapters, Media **medias,
 		for (int i = 0; i < count; i++)
 			model->staging[row++] = page_list_slot(&medias[r]->pages, i);
 	}
-	model->backend->ops->upload(model->backend, t->slots.data, model->staging, (size_t) row * sizeof(int32_t));
+	model->backend->ops->upload(model->backend, t->slots.data, model->staging,
+								(size_t) row * sizeof(int32_t));
 }
 
 /* Keys and values of the latents in every gated block. */
@@ -115,7 +117,8 @@ static void
 project_latents(Model *model, const AdapterRuns *runs, MediaTensors *t)
 {
 	const BackendOps *ops = model->backend->ops;
-	int			inner = model->config.cross_attention.heads * model->config.cross_attention.head_size;
+	int			inner = model->config.cross_attention.heads *
+						model->config.cross_attention.head_size;
 	Tensor		keys = tensor_column_range(t->kv, 0, inner);
 	Tensor		values = tensor_column_range(t->kv, inner, inner);
 	int			block = 0;
@@ -134,8 +137,8 @@ project_latents(Model *model, const AdapterRuns *runs, MediaTensors *t)
 }
 
 bool
-model_encode_images(Model *model, int requests, const int *counts, Adapter *const *adapters, const Picture *pictures,
-					Media **medias, Status *status)
+model_encode_images(Model *model, int requests, const int *counts, Adapter *const *adapters,
+					const Picture *pictures, Media **medias, Status *status)
 {
 	MediaTensors t;
 	AdapterRuns runs;
@@ -144,7 +147,8 @@ model_encode_images(Model *model, int requests, const int *counts, Adapter *cons
 	for (int r = 0; r < requests; r++)
 		images += counts[r];
 	if (images < 1 || images > model->options.max_images)
-		return status_set(status, STATUS_INTERNAL, "%d pictures at once, the model was opened for %d", images,
+		return status_set(status, STATUS_INTERNAL,
+						  "%d pictures at once, the model was opened for %d", images,
 						  model->options.max_images);
 	for (int r = 0; r < requests; r++)
 	{

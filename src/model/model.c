@@ -69,7 +69,8 @@ make_digest(Model *model, const char *directory, const TensorStore *store)
 static bool
 load_weights(Model *model, const char *directory, DataType format, Status *status)
 {
-	LoadProgress progress = {model->options.progress, model->options.argument, model->options.cancel};
+	LoadProgress progress = {model->options.progress, model->options.argument,
+							 model->options.cancel};
 	Arena	   *arena = arena_create();		/* of the files' names; not needed afterwards */
 	TensorStore *store;
 	bool		good = false;
@@ -80,8 +81,8 @@ load_weights(Model *model, const char *directory, DataType format, Status *statu
 	if (store != NULL)
 	{
 		make_digest(model, directory, store);
-		good = model_weights_load(&model->config, store, model->backend, format, &progress, model->arena,
-								  &model->weights, status);
+		good = model_weights_load(&model->config, store, model->backend, format, &progress,
+								  model->arena, &model->weights, status);
 		tensor_store_close(store);
 	}
 	arena_free(arena);
@@ -95,7 +96,10 @@ page_bytes(int layers, int heads, int head_size)
 	return 2 * sizeof(float) * KV_PAGE_KEYS * (size_t) layers * (size_t) heads * (size_t) head_size;
 }
 
-/* How many pages a pool gets: what was asked for, else wanted pages within the largest default; at least one unit. */
+/*
+ * How many pages a pool gets: what was asked for, else wanted pages within the largest default; at
+ * least one unit.
+ */
 static int
 pool_pages(size_t bytes, size_t page, int wanted, int unit, size_t largest)
 {
@@ -115,13 +119,14 @@ workspace_size(const Model *model)
 	Workspace	measure = {0};
 	size_t		media = media_workspace_size(&model->config, model->options.max_images);
 
-	decoder_take_tensors(&measure, model, model->options.max_step_tokens, model->options.max_step_tokens,
-						 model->options.max_step_logits);
+	decoder_take_tensors(&measure, model, model->options.max_step_tokens,
+						 model->options.max_step_tokens, model->options.max_step_logits);
 	return measure.peak > media ? measure.peak : media;
 }
 
 /*
- * Bytes for the keys and values of sequences within the memory limit; 0: no limit was set. False if the rest
+ * Bytes for the keys and values of sequences within the memory limit; 0: no limit was set. False
+ * if the rest
  * alone exceeds it, or leaves less than one context.
  */
 static bool
@@ -136,8 +141,10 @@ cache_room(const Model *model, size_t one_context, size_t *bytes, Status *status
 		return true;
 	if (limit < taken + one_context)
 	{
-		status_set(status, STATUS_OUT_OF_MEMORY, "the model does not fit the memory limit of %zu MB", limit >> 20);
-		return status_detail(status, "It needs %zu MB, and %zu MB for the keys and values of one context.",
+		status_set(status, STATUS_OUT_OF_MEMORY,
+				   "the model does not fit the memory limit of %zu MB", limit >> 20);
+		return status_detail(status,
+							 "It needs %zu MB, and %zu MB for the keys and values of one context.",
 							 (taken >> 20) + 1, (one_context >> 20) + 1);
 	}
 	*bytes = limit - taken;
@@ -158,24 +165,27 @@ create_pools(Model *model, Status *status)
 	int			blocks = model->weights.gated_blocks > 0 ? model->weights.gated_blocks : 1;
 	int			tokens = 1 + vision_patches(&config->vision);
 	int			cache_pages;
-	int			media_pages = pool_pages(model->options.media_bytes,
-										 page_bytes(blocks, cross->heads, cross->head_size),
-										 DEFAULT_PICTURES * picture, images * picture, MAX_DEFAULT_MEDIA);
+	int media_pages = pool_pages(model->options.media_bytes,
+								 page_bytes(blocks, cross->heads, cross->head_size),
+								 DEFAULT_PICTURES * picture, images * picture, MAX_DEFAULT_MEDIA);
 	size_t		page = page_bytes(decoder->layers, decoder->kv_heads, decoder->head_size);
 	size_t		bytes;
 
 	if (!pages_begin(&model->media_pages, media_pages, model->arena, status) ||
-		!ops->kv_create(model->backend, blocks, media_pages, cross->heads, cross->head_size, &model->media, status) ||
+		!ops->kv_create(model->backend, blocks, media_pages, cross->heads, cross->head_size,
+						&model->media, status) ||
 		!ops->kv_create(model->backend, 1, images * group_pages(tokens), config->vision.heads,
-						config->vision.width / config->vision.heads, &model->vision_scratch, status) ||
-		!ops->kv_create(model->backend, 1, images * group_pages(tokens - 1 + resampler->latents), resampler->heads,
-						resampler->head_size, &model->resampler_scratch, status) ||
+						config->vision.width / config->vision.heads, &model->vision_scratch,
+						status) ||
+		!ops->kv_create(model->backend, 1, images * group_pages(tokens - 1 + resampler->latents),
+						resampler->heads, resampler->head_size, &model->resampler_scratch,
+						status) ||
 		!cache_room(model, (size_t) context * page, &bytes, status))
 		return false;
 	cache_pages = pool_pages(bytes, page, DEFAULT_CONTEXTS * context, context, MAX_DEFAULT_CACHE);
 	return pages_begin(&model->cache_pages, cache_pages, model->arena, status) &&
-		ops->kv_create(model->backend, decoder->layers, cache_pages, decoder->kv_heads, decoder->head_size,
-					   &model->cache, status);
+		   ops->kv_create(model->backend, decoder->layers, cache_pages, decoder->kv_heads,
+						  decoder->head_size, &model->cache, status);
 }
 
 /* The workspace, and host memory for the integers of a step. */
@@ -186,9 +196,10 @@ create_workspace(Model *model, Status *status)
 	int			rows = model->options.max_step_tokens;
 	size_t		image_rows = (size_t) images * (size_t) (1 + vision_patches(&model->config.vision) +
 														 model->config.resampler.latents);
-	size_t		staged = (image_rows > (size_t) rows ? image_rows : (size_t) rows) * ATTENTION_SPAN_FIELDS +
-		(size_t) model->cache_pages.total + (size_t) model->media_pages.total +
-		(size_t) model->options.max_step_logits;
+	size_t		staged = (image_rows > (size_t) rows ? image_rows : (size_t) rows) *
+							 ATTENTION_SPAN_FIELDS +
+						 (size_t) model->cache_pages.total + (size_t) model->media_pages.total +
+						 (size_t) model->options.max_step_logits;
 	size_t		runs = (size_t) (rows > images ? rows : images);
 
 	model->workspace.size = workspace_size(model);
@@ -196,12 +207,13 @@ create_workspace(Model *model, Status *status)
 	model->runs = arena_take_array(model->arena, runs, sizeof(AdapterRun));
 	if (model->staging == NULL || model->runs == NULL)
 		return status_out_of_memory(status, staged * sizeof(int32_t));
-	return model->backend->ops->allocate(model->backend, model->workspace.size, (void **) &model->workspace.base,
-										 status);
+	return model->backend->ops->allocate(model->backend, model->workspace.size,
+										 (void **) &model->workspace.base, status);
 }
 
 Model *
-model_open(const char *directory, Backend *backend, DataType format, const ModelOptions *options, Status *status)
+model_open(const char *directory, Backend *backend, DataType format, const ModelOptions *options,
+		   Status *status)
 {
 	Arena	   *arena = arena_create();
 	Model	   *model = arena == NULL ? NULL : arena_take(arena, sizeof(Model));
@@ -269,17 +281,23 @@ count_parameters(const ModelConfig *config, int blocks, ModelDescription *descri
 	uint64_t	patch = (uint64_t) config->vision.patch_size;
 	uint64_t	hidden = (uint64_t) config->decoder.hidden;
 	uint64_t	inner = (uint64_t) config->resampler.heads * (uint64_t) config->resampler.head_size;
-	uint64_t	cross = (uint64_t) config->cross_attention.heads * (uint64_t) config->cross_attention.head_size;
+	uint64_t	cross = (uint64_t) config->cross_attention.heads *
+						(uint64_t) config->cross_attention.head_size;
 	uint64_t	q = (uint64_t) config->decoder.heads * (uint64_t) config->decoder.head_size;
 	uint64_t	kv = (uint64_t) config->decoder.kv_heads * (uint64_t) config->decoder.head_size;
 
 	description->parameters_vision = width * 3 * patch * patch +
-		width * (uint64_t) (2 + vision_patches(&config->vision)) + 4 * width + width * (uint64_t) config->vision.output_dim +
-		(uint64_t) config->vision.layers * (4 * width * width + 4 * width + 2 * width * (uint64_t) config->vision.mlp +
-											(uint64_t) config->vision.mlp + width + 4 * width);
+									 width * (uint64_t) (2 + vision_patches(&config->vision)) +
+									 4 * width + width * (uint64_t) config->vision.output_dim +
+									 (uint64_t) config->vision.layers *
+										 (4 * width * width + 4 * width +
+										  2 * width * (uint64_t) config->vision.mlp +
+										  (uint64_t) config->vision.mlp + width + 4 * width);
 	description->parameters_resampler = (uint64_t) config->resampler.latents * width + 2 * width +
-		(uint64_t) config->resampler.depth * (4 * width + 4 * inner * width +
-											  feed_forward_parameters(width, (uint64_t) config->resampler.mlp));
+										(uint64_t) config->resampler.depth *
+											(4 * width + 4 * inner * width +
+											 feed_forward_parameters(
+												 width, (uint64_t) config->resampler.mlp));
 	description->parameters_cross_attention = (uint64_t) blocks *
 		(2 * hidden + 2 * cross * hidden + 2 * cross * width + 2 +
 		 feed_forward_parameters(hidden, (uint64_t) config->cross_attention.mlp));
@@ -298,7 +316,8 @@ model_describe(const Model *model, ModelDescription *description)
 	description->media_bytes = model->media.bytes;
 	description->workspace_bytes = model->workspace.size;
 	description->cache_pages = model->cache_pages.total;
-	description->media_pictures = model->media_pages.total / pages_for_keys(model->config.resampler.latents);
+	description->media_pictures = model->media_pages.total /
+								  pages_for_keys(model->config.resampler.latents);
 }
 
 void
@@ -335,7 +354,8 @@ model_tap(Model *model, const char *name, int number, Tensor tensor)
 		model->tap_size = size;
 	}
 	for (int r = 0; r < tensor.rows; r++)
-		model->backend->ops->download(model->backend, model->tap_values + (size_t) r * (size_t) tensor.columns,
+		model->backend->ops->download(model->backend,
+									  model->tap_values + (size_t) r * (size_t) tensor.columns,
 									  tensor_row_range(tensor, r, 1).data, row);
 	if (number >= 0)
 		snprintf(text, sizeof(text), "%.16s%02d", name, number);

@@ -37,12 +37,18 @@ typedef struct ModelOptions
 	int			max_step_tokens;	/* most new tokens of one model_step; 0: 512 */
 	int			max_step_logits;	/* most rows with logits of one model_step; 0: 64 */
 	int			max_images;			/* most pictures of one model_encode_images; 0: 4 */
-	size_t		memory_limit;		/* bytes of everything on the device: the keys and values of sequences take what
-									 * the rest leaves. 0: they get 32 whole contexts, at most 1 GB */
-	size_t		media_bytes;		/* of keys and values of pictures; 0: enough for 64 pictures, at most 512 MB */
-	void		(*progress) (void *argument, double fraction);	/* NULL: none; called while weights are packed */
+	/*
+	 * Bytes of everything on the device: the keys and values of sequences take what the rest
+	 * leaves. 0: they get 32 whole contexts, at most 1 GB.
+	 */
+	size_t		memory_limit;
+	/* of keys and values of pictures; 0: enough for 64 pictures, at most 512 MB */
+	size_t		media_bytes;
+	/* NULL: none; called while weights are packed */
+	void		(*progress) (void *argument, double fraction);
 	void	   *argument;
-	const volatile bool *cancel;	/* set by another thread: give up loading (STATUS_CANCELLED); NULL: never */
+	/* set by another thread: give up loading (STATUS_CANCELLED); NULL: never */
+	const volatile bool *cancel;
 } ModelOptions;
 
 /*
@@ -50,12 +56,15 @@ typedef struct ModelOptions
  * checked tensor by tensor (STATUS_INVALID_MODEL names file and tensor). Weights
  * are computed in format. The tokenizer is not needed here.
  */
-extern Model *model_open(const char *directory, Backend *backend, DataType format, const ModelOptions *options,
-						 Status *status);
+extern Model *model_open(const char *directory, Backend *backend, DataType format,
+						 const ModelOptions *options, Status *status);
 extern void model_close(Model *model);
 extern const ModelConfig *model_config(const Model *model);
 
-/* SHA-256 over config.json, tokenizer.model, and of each safetensors file its header, size and samples of its data. */
+/*
+ * SHA-256 over config.json, tokenizer.model, and of each safetensors file its header, size and
+ * samples of its data.
+ */
 extern const char *model_digest(const Model *model);	/* 64 hexadecimal digits */
 
 typedef struct ModelDescription
@@ -98,8 +107,9 @@ extern bool media_has_room(const Model *model, int pictures);
  * of counts is at most max_images of the options (more: STATUS_INTERNAL). Fails with
  * STATUS_OUT_OF_MEMORY when there is no room; then no Media was made.
  */
-extern bool model_encode_images(Model *model, int requests, const int *counts, Adapter *const *adapters,
-								const Picture *pictures, Media **medias, Status *status);
+extern bool model_encode_images(Model *model, int requests, const int *counts,
+								Adapter *const *adapters, const Picture *pictures, Media **medias,
+								Status *status);
 extern void media_release(Model *model, Media *media);
 
 /* ---- sequences ---- */
@@ -109,8 +119,8 @@ extern void media_release(Model *model, Media *media);
  * adapter must outlive it. ids of the whole prompt are given because in the "following"
  * mode a token's image depends on the marks after it; they are copied.
  */
-extern Sequence *sequence_open(Model *model, Media *media, Adapter *adapter, const int32_t *ids, int count,
-							   Status *status);
+extern Sequence *sequence_open(Model *model, Media *media, Adapter *adapter, const int32_t *ids,
+							   int count, Status *status);
 extern void sequence_close(Model *model, Sequence *sequence);
 
 /* Tokens whose keys and values are cached, that is computed by model_step. */
@@ -120,7 +130,10 @@ extern int	sequence_length(const Sequence *sequence);
 extern int	model_free_pages(const Model *model);
 extern int	model_pages_for(const Model *model, int tokens);
 
-/* Take now the pages that the sequence needs for this many tokens in all; false (STATUS_OUT_OF_MEMORY) leaves it as it was. */
+/*
+ * Take now the pages that the sequence needs for this many tokens in all; false
+ * (STATUS_OUT_OF_MEMORY) leaves it as it was.
+ */
 extern bool sequence_reserve(Model *model, Sequence *sequence, int tokens, Status *status);
 
 /* Give back pages past the first tokens (computed tokens beyond are forgotten). */
@@ -148,18 +161,24 @@ extern bool model_step(Model *model, const StepItem *items, int count, Status *s
 extern void model_step_limits(const Model *model, int *tokens, int *logits, int *images);
 
 /* Choose a token for each of the first `rows` rows of the last step's logits. */
-extern bool model_choose(Model *model, int rows, const ChoiceRule *rules, Choice *choices, Status *status);
+extern bool model_choose(Model *model, int rows, const ChoiceRule *rules, Choice *choices,
+						 Status *status);
 
 /* Copy rows of the last step's logits to host memory f32 [rows, vocabulary]. */
 extern bool model_read_logits(Model *model, int rows, float *logits, Status *status);
 
 /* ---- looking inside ---- */
 
-/* Called with the name of a result and its values f32 [rows, columns] on the host, while it is computed. */
-typedef void (*TapFunction) (void *argument, const char *name, int rows, int columns, const float *values);
+/*
+ * Called with the name of a result and its values f32 [rows, columns] on the host, while it is
+ * computed.
+ */
+typedef void (*TapFunction)(void *argument, const char *name, int rows, int columns,
+							const float *values);
 
 /*
- * Report "vision" (patch tokens), "latents", "hidden_00" (embedding), "hidden_01" (after layer 0) ... and
+ * Report "vision" (patch tokens), "latents", "hidden_00" (embedding), "hidden_01" (after layer 0)
+ * ... and
  * "cross_01" (the cross attention of layer 1 before its gate) to the function; NULL ends it.
  */
 extern void model_set_tap(Model *model, TapFunction function, void *argument);

@@ -29,8 +29,8 @@ fault(Reader *reader, const char *section, const char *key, const char *what)
 {
 	if (!reader->good)
 		return;
-	reader->good = status_set(reader->status, STATUS_INVALID_MODEL, "\"%s%s%s\" in \"%s\" %s", section,
-							  section[0] ? "." : "", key, reader->path, what);
+	reader->good = status_set(reader->status, STATUS_INVALID_MODEL, "\"%s%s%s\" in \"%s\" %s",
+							  section, section[0] ? "." : "", key, reader->path, what);
 }
 
 /* The value of a key in a section ("" is the root); NULL if it is absent. */
@@ -50,9 +50,11 @@ read_size(Reader *reader, const char *section, const char *key, int fallback)
 
 	if (value == NULL && fallback > 0)
 		return fallback;
-	if (!json_is_integer(value) || json_integer_value(value) < 1 || json_integer_value(value) > MAX_SIZE)
+	if (!json_is_integer(value) || json_integer_value(value) < 1 ||
+		json_integer_value(value) > MAX_SIZE)
 	{
-		fault(reader, section, key, value == NULL ? "is missing" : "is not a size between 1 and 1000000");
+		fault(reader, section, key,
+			  value == NULL ? "is missing" : "is not a size between 1 and 1000000");
 		return fallback;
 	}
 	return (int) json_integer_value(value);
@@ -65,7 +67,8 @@ read_id(Reader *reader, const char *key, int fallback)
 
 	if (value == NULL)
 		return fallback;
-	if (!json_is_integer(value) || json_integer_value(value) < 0 || json_integer_value(value) > MAX_SIZE)
+	if (!json_is_integer(value) || json_integer_value(value) < 0 ||
+		json_integer_value(value) > MAX_SIZE)
 	{
 		fault(reader, "special_ids", key, "is not a token id");
 		return fallback;
@@ -80,7 +83,8 @@ read_number(Reader *reader, const char *section, const char *key, double fallbac
 
 	if (value == NULL)
 		return fallback;
-	if (!json_is_number(value) || !(json_number_value(value) > 0) || !isfinite(json_number_value(value)))
+	if (!json_is_number(value) || !(json_number_value(value) > 0) ||
+		!isfinite(json_number_value(value)))
 		fault(reader, section, key, "is not a positive number");
 	return json_number_value(value);
 }
@@ -100,7 +104,8 @@ read_boolean(Reader *reader, const char *key, bool fallback)
 static const char *
 copy_text(Reader *reader, json_t *value)
 {
-	const char *copy = arena_copy_text(reader->arena, json_string_value(value), json_string_length(value));
+	const char *copy = arena_copy_text(reader->arena, json_string_value(value),
+									   json_string_length(value));
 
 	if (copy == NULL && reader->good)
 		reader->good = status_out_of_memory(reader->status, json_string_length(value));
@@ -149,7 +154,8 @@ read_words(Reader *reader, const char *key, const char *const *fallback, int fal
 		words[i] = copy_text(reader, word);
 	}
 	if (words == NULL)
-		reader->good = reader->good && status_out_of_memory(reader->status, json_array_size(value) * sizeof(char *));
+		reader->good = reader->good && status_out_of_memory(reader->status, json_array_size(value) *
+																				sizeof(char *));
 	list.words = words;
 	list.count = (int) json_array_size(value);
 	return list;
@@ -173,12 +179,15 @@ read_vision(Reader *reader, VisionConfig *vision)
 	vision->epsilon = (float) read_number(reader, "vision", "layer_norm_eps", 1e-5);
 	for (int i = 0; i < 3; i++)
 	{
-		vision->mean[i] = (float) (mean ? json_number_value(json_array_get(mean, (size_t) i)) : clip_mean[i]);
-		vision->deviation[i] = (float) (deviation ? json_number_value(json_array_get(deviation, (size_t) i)) :
-										clip_deviation[i]);
+		vision->mean[i] = (float) (mean ? json_number_value(json_array_get(mean, (size_t) i))
+										: clip_mean[i]);
+		vision->deviation[i] = (float) (deviation ? json_number_value(
+														json_array_get(deviation, (size_t) i))
+												  : clip_deviation[i]);
 		if (!(vision->deviation[i] > 0))
 			fault(reader, "", "image_std", "does not hold three positive numbers");
-		if (mean != NULL && (json_array_size(mean) != 3 || !json_is_number(json_array_get(mean, (size_t) i))))
+		if (mean != NULL &&
+			(json_array_size(mean) != 3 || !json_is_number(json_array_get(mean, (size_t) i))))
 			fault(reader, "", "image_mean", "does not hold three numbers");
 	}
 }
@@ -201,7 +210,8 @@ read_decoder(Reader *reader, DecoderConfig *decoder, CrossAttentionConfig *cross
 	decoder->mlp = read_size(reader, "llama", "intermediate_size", 0);
 	decoder->layers = read_size(reader, "llama", "num_hidden_layers", 0);
 	decoder->heads = read_size(reader, "llama", "num_attention_heads", 0);
-	decoder->kv_heads = read_size(reader, "llama", "num_key_value_heads", decoder->heads > 0 ? decoder->heads : 1);
+	decoder->kv_heads = read_size(reader, "llama", "num_key_value_heads",
+								  decoder->heads > 0 ? decoder->heads : 1);
 	decoder->base_vocabulary = read_size(reader, "llama", "base_vocab_size", 0);
 	decoder->vocabulary = read_size(reader, "llama", "vocab_size", decoder->base_vocabulary + 3);
 	decoder->context = read_size(reader, "", "max_position_embeddings", 2048);
@@ -221,14 +231,17 @@ read_prompts(Reader *reader, ModelConfig *config)
 	static const char *const no[] = {"No", "no"};
 	PromptConfig *prompts = &config->prompts;
 
-	prompts->caption_brief = read_text(reader, "prompts", "caption_brief", "Write a caption for this image.");
-	prompts->caption_detailed = read_text(reader, "prompts", "caption_detailed", "Describe this image in detail.");
+	prompts->caption_brief = read_text(reader, "prompts", "caption_brief",
+									   "Write a caption for this image.");
+	prompts->caption_detailed = read_text(reader, "prompts", "caption_detailed",
+										  "Describe this image in detail.");
 	prompts->count = read_text(reader, "prompts", "count", "How many {} are in the image?");
 	prompts->filter = read_text(reader, "prompts", "filter", "{} Answer yes or no.");
 	prompts->classify = read_text(reader, "prompts", "classify", "What is shown in this image?");
 	prompts->yes_words = read_words(reader, "yes_words", yes, 2);
 	prompts->no_words = read_words(reader, "no_words", no, 2);
-	config->introduction = read_text(reader, "", "template", "Below is an instruction that describes a task. "
+	config->introduction = read_text(reader, "", "template",
+									 "Below is an instruction that describes a task. "
 									 "Write a response that appropriately completes the request.");
 	config->separator = read_text(reader, "", "separator", "\n\n### ");
 	config->user_prefix = read_text(reader, "", "user_prefix", "Instruction");
@@ -255,7 +268,8 @@ static void
 check_agreement(Reader *reader, ModelConfig *config)
 {
 	DecoderConfig *decoder = &config->decoder;
-	int			special[6] = {config->unk, config->bos, config->eos, config->endofchunk, config->image, config->pad};
+	int			special[6] = {config->unk, config->bos, config->eos,
+							  config->endofchunk, config->image, config->pad};
 
 	if (!reader->good)
 		return;
@@ -291,11 +305,13 @@ model_config_read(const char *directory, Arena *arena, ModelConfig *config, Stat
 	if (reader.root == NULL)
 	{
 		if (error.line < 0)
-			status_set(status, STATUS_INVALID_MODEL, "could not read file \"%s\": %s", path, strerror(errno));
+			status_set(status, STATUS_INVALID_MODEL, "could not read file \"%s\": %s", path,
+					   strerror(errno));
 		else
 		{
 			status_set(status, STATUS_INVALID_MODEL, "file \"%s\" is not valid JSON", path);
-			status_detail(status, "%s at line %d, column %d.", error.text, error.line, error.column);
+			status_detail(status, "%s at line %d, column %d.", error.text, error.line,
+						  error.column);
 		}
 		return false;
 	}

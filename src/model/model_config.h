@@ -43,7 +43,8 @@ typedef struct ResamplerConfig
 
 typedef struct CrossAttentionConfig
 {
-	int			every;			/* a gated block stands before layer i where (i + 1) mod every = 0 */
+	/* a gated block stands before layer i where (i + 1) mod every = 0 */
+	int			every;
 	int			heads;
 	int			head_size;
 	int			mlp;			/* ff_mult * hidden size */
@@ -97,6 +98,7 @@ typedef struct ModelConfig
  * Read DIR/config.json into config; strings live in the arena. STATUS_INVALID_MODEL
  * names the file and the key.
  */
-extern bool model_config_read(const char *directory, Arena *arena, ModelConfig *config, Status *status);
+extern bool model_config_read(const char *directory, Arena *arena, ModelConfig *config,
+							  Status *status);
 
 #endif

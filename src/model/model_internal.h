@@ -3,7 +3,7 @@
  * a forward pass, and who calls whom.
  *
  *	model.c				open, close, describe
- *	media.c				pixels -> vision_encoder -> resampler -> keys and values for the gated blocks
+ *	media.c				pixels -> vision_encoder -> resampler -> gated blocks' keys, values
  *	sequence.c			ids, pages, and which picture each token looks at
  *	step.c				a ragged batch -> decoder (gated_cross_attention, lora) -> logits
  */
@@ -83,7 +83,9 @@ struct Model
 	size_t		tap_size;
 };
 
-/* Encoded pictures: the keys and values of their latents in every gated block, one after another. */
+/*
+ * Encoded pictures: the keys and values of their latents in every gated block, one after another.
+ */
 struct Media
 {
 	int			pictures;
@@ -121,8 +123,10 @@ typedef struct VisionTensors
 	Tensor		lists;
 } VisionTensors;
 
-extern VisionTensors vision_take_tensors(Workspace *workspace, const VisionConfig *config, int images);
-extern void vision_encoder_forward(Model *model, const Picture *pictures, int images, VisionTensors *t);
+extern VisionTensors vision_take_tensors(Workspace *workspace, const VisionConfig *config,
+										 int images);
+extern void vision_encoder_forward(Model *model, const Picture *pictures, int images,
+								   VisionTensors *t);
 
 /* Patches of a picture. */
 extern int	vision_patches(const VisionConfig *config);
@@ -146,7 +150,8 @@ typedef struct ResamplerTensors
 	Tensor		lists;
 } ResamplerTensors;
 
-extern ResamplerTensors resampler_take_tensors(Workspace *workspace, const ModelConfig *config, int images);
+extern ResamplerTensors resampler_take_tensors(Workspace *workspace, const ModelConfig *config,
+											   int images);
 extern void resampler_forward(Model *model, Tensor tokens, int images, ResamplerTensors *t);
 
 /* ---- media.c ---- */
@@ -159,8 +164,8 @@ extern size_t media_workspace_size(const ModelConfig *config, int images);
 /* Integers that the lists of groups need. */
 extern int	group_pages(int keys);
 /* Spans [groups * queries] and lists for groups of `keys` keys in pages of their own. */
-extern AttentionPlan group_plan(Model *model, Tensor spans, Tensor lists, int groups, int queries, int keys, int heads,
-								int head_size);
+extern AttentionPlan group_plan(Model *model, Tensor spans, Tensor lists, int groups, int queries,
+								int keys, int heads, int head_size);
 /* Slots of keys [first, first + count) of each group of `keys` keys. */
 extern void group_slots(Model *model, Tensor slots, int groups, int keys, int first, int count);
 
@@ -201,26 +206,35 @@ typedef struct DecoderBatch
 	AttentionPlan cross_attention;
 } DecoderBatch;
 
-extern DecoderTensors decoder_take_tensors(Workspace *workspace, const Model *model, int rows, int media_rows,
-										   int logits_rows);
+extern DecoderTensors decoder_take_tensors(Workspace *workspace, const Model *model, int rows,
+										   int media_rows, int logits_rows);
 extern void decoder_forward(Model *model, const DecoderBatch *batch, DecoderTensors *t);
 
-/* Gated cross attention and gated feed-forward of one block on the first media_rows rows. layer is its number in the decoder, block among the gated ones. */
-extern void gated_cross_attention_forward(Model *model, const GatedBlock *weights, int layer, int block,
-										  const DecoderBatch *batch, DecoderTensors *t);
+/*
+ * Gated cross attention and gated feed-forward of one block on the first media_rows rows. layer is
+ * its number in the decoder, block among the gated ones.
+ */
+extern void gated_cross_attention_forward(Model *model, const GatedBlock *weights, int layer,
+										  int block, const DecoderBatch *batch, DecoderTensors *t);
 
 /* ---- lora.c ---- */
 
-/* y += factor * (alpha/r) B (A x) for the rows that have an adapter with this target; rows of y and x from 0. */
-extern void lora_add(Model *model, const AdapterRuns *runs, int layer, LoraTarget target, Tensor y, Tensor x,
-					 float factor);
+/*
+ * y += factor * (alpha/r) B (A x) for the rows that have an adapter with this target; rows of y and
+ * x from 0.
+ */
+extern void lora_add(Model *model, const AdapterRuns *runs, int layer, LoraTarget target, Tensor y,
+					 Tensor x, float factor);
 
 /* True if some run has an adapter with this target. */
 extern bool lora_applies(const AdapterRuns *runs, int layer, LoraTarget target);
 
 /* ---- model.c ---- */
 
-/* Give a tensor's values to the tap, if one is set, as name with two digits of number behind it (-1: none). */
+/*
+ * Give a tensor's values to the tap, if one is set, as name with two digits of number behind it
+ * (-1: none).
+ */
 extern void model_tap(Model *model, const char *name, int number, Tensor tensor);
 
 #endif

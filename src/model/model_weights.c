@@ -93,17 +93,21 @@ find_tensor(Loader *loader, const char *name, int dimensions, const int *shape)
 	tensor = tensor_store_find(loader->store, name);
 	if (tensor == NULL)
 	{
-		loader->good = status_set(loader->status, STATUS_INVALID_MODEL, "tensor \"%s\" is missing", name);
+		loader->good = status_set(loader->status, STATUS_INVALID_MODEL, "tensor \"%s\" is missing",
+								  name);
 		status_detail(loader->status, "No *.safetensors file of the model directory holds it.");
 		return NULL;
 	}
-	if (tensor->dimensions == dimensions && memcmp(tensor->shape, shape, (size_t) dimensions * sizeof(int)) == 0)
+	if (tensor->dimensions == dimensions &&
+		memcmp(tensor->shape, shape, (size_t) dimensions * sizeof(int)) == 0)
 		return tensor;
 	describe_shape(dimensions, shape, expected, sizeof(expected));
 	describe_shape(tensor->dimensions, tensor->shape, found, sizeof(found));
-	loader->good = status_set(loader->status, STATUS_INVALID_MODEL, "tensor \"%s\" has shape %s, not %s",
-							  tensor->stored_name, found, expected);
-	status_detail(loader->status, "The file is \"%s\"; config.json asks for %s.", tensor->file, expected);
+	loader->good = status_set(loader->status, STATUS_INVALID_MODEL,
+							  "tensor \"%s\" has shape %s, not %s", tensor->stored_name, found,
+							  expected);
+	status_detail(loader->status, "The file is \"%s\"; config.json asks for %s.", tensor->file,
+				  expected);
 	return NULL;
 }
 
@@ -182,7 +186,8 @@ load_norm(Loader *loader, int n, const char *format, ...)
 
 /* Stack the named tensors [outputs[i], inputs] into one weight. */
 static void
-load_stacked(Loader *loader, Weight *weight, int inputs, int count, const int *outputs, char names[][MAX_NAME])
+load_stacked(Loader *loader, Weight *weight, int inputs, int count, const int *outputs,
+			 char names[][MAX_NAME])
 {
 	WeightPart	parts[3];
 	size_t		bytes = 0;
@@ -199,8 +204,8 @@ load_stacked(Loader *loader, Weight *weight, int inputs, int count, const int *o
 		parts[i].outputs = outputs[i];
 		bytes += stored->bytes;
 	}
-	loader->good = loader->backend->ops->weight_create(loader->backend, parts, count, inputs, loader->format, weight,
-													   loader->status);
+	loader->good = loader->backend->ops->weight_create(loader->backend, parts, count, inputs,
+													   loader->format, weight, loader->status);
 	if (!loader->good)
 		return;
 	loader->weights->bytes += weight->bytes;
@@ -276,8 +281,8 @@ load_patch_embedding(Loader *loader, Weight *weight, const VisionConfig *config)
 	part.type = stored->type;
 	part.outputs = config->width;
 	loader->good = loader->backend->ops->weight_create(loader->backend, &part, 1,
-													   3 * config->patch_size * config->patch_size, loader->format,
-													   weight, loader->status);
+													   3 * config->patch_size * config->patch_size,
+													   loader->format, weight, loader->status);
 	if (!loader->good)
 		return;
 	loader->weights->bytes += weight->bytes;
@@ -293,8 +298,8 @@ load_vision(Loader *loader, const VisionConfig *config, VisionWeights *vision)
 
 	load_patch_embedding(loader, &vision->conv1, config);
 	vision->class_embedding = load_vector(loader, config->width, VISUAL "class_embedding");
-	vision->positions = load_values(loader, find_tensor(loader, VISUAL "positional_embedding", 2, shape), shape[0],
-									shape[1]);
+	vision->positions = load_values(
+		loader, find_tensor(loader, VISUAL "positional_embedding", 2, shape), shape[0], shape[1]);
 	vision->ln_pre = load_norm(loader, config->width, VISUAL "ln_pre");
 	vision->blocks = take_array(loader, config->layers, sizeof(VisionBlock));
 	for (int i = 0; i < config->layers && loader->good; i++)
@@ -308,12 +313,14 @@ load_vision(Loader *loader, const VisionConfig *config, VisionWeights *vision)
 /* ---- perceiver resampler ---- */
 
 static void
-load_resampler(Loader *loader, const ResamplerConfig *config, int width, ResamplerWeights *resampler)
+load_resampler(Loader *loader, const ResamplerConfig *config, int width,
+			   ResamplerWeights *resampler)
 {
 	int			inner = config->heads * config->head_size;
 	int			shape[2] = {config->latents, width};
 
-	resampler->latents = load_values(loader, find_tensor(loader, "perceiver.latents", 2, shape), shape[0], shape[1]);
+	resampler->latents = load_values(loader, find_tensor(loader, "perceiver.latents", 2, shape),
+									 shape[0], shape[1]);
 	resampler->layers = take_array(loader, config->depth, sizeof(ResamplerLayer));
 	for (int i = 0; i < config->depth && loader->good; i++)
 	{
@@ -323,7 +330,8 @@ load_resampler(Loader *loader, const ResamplerConfig *config, int width, Resampl
 		layer->norm_media = load_norm(loader, width, "perceiver.layers.%d.0.norm_media", i);
 		layer->norm_latents = load_norm(loader, width, "perceiver.layers.%d.0.norm_latents", i);
 		load_weight(loader, &layer->to_q, inner, width, "perceiver.layers.%d.0.to_q.weight", i);
-		load_weight(loader, &layer->to_kv, 2 * inner, width, "perceiver.layers.%d.0.to_kv.weight", i);
+		load_weight(loader, &layer->to_kv, 2 * inner, width, "perceiver.layers.%d.0.to_kv.weight",
+					i);
 		load_weight(loader, &layer->to_out, width, inner, "perceiver.layers.%d.0.to_out.weight", i);
 		snprintf(prefix, sizeof(prefix), "perceiver.layers.%d.1", i);
 		load_feed_forward(loader, &layer->ff, width, config->mlp, prefix);
@@ -363,7 +371,8 @@ load_gated_block(Loader *loader, const ModelConfig *config, GatedBlock *block, i
 	snprintf(prefix, sizeof(prefix), "model.layers.%d.gated_cross_attn_layer", i);
 	block->norm = load_norm(loader, hidden, "%s.attn.norm", prefix);
 	load_weight(loader, &block->to_q, inner, hidden, "%s.attn.to_q.weight", prefix);
-	load_weight(loader, &block->to_kv, 2 * inner, config->vision.width, "%s.attn.to_kv.weight", prefix);
+	load_weight(loader, &block->to_kv, 2 * inner, config->vision.width, "%s.attn.to_kv.weight",
+				prefix);
 	load_weight(loader, &block->to_out, hidden, inner, "%s.attn.to_out.weight", prefix);
 	block->attn_gate = load_gate(loader, "%s.attn_gate", prefix);
 	snprintf(prefix, sizeof(prefix), "model.layers.%d.gated_cross_attn_layer.ff", i);
@@ -384,14 +393,16 @@ load_decoder_layer(Loader *loader, const DecoderConfig *config, DecoderLayer *la
 		snprintf(qkv[j], MAX_NAME, "model.layers.%d.self_attn.%c_proj.weight", i, "qkv"[j]);
 	snprintf(mlp[0], MAX_NAME, "model.layers.%d.mlp.gate_proj.weight", i);
 	snprintf(mlp[1], MAX_NAME, "model.layers.%d.mlp.up_proj.weight", i);
-	layer->input_norm.weight = load_vector(loader, config->hidden, "model.layers.%d.input_layernorm.weight", i);
+	layer->input_norm.weight = load_vector(loader, config->hidden,
+										   "model.layers.%d.input_layernorm.weight", i);
 	load_stacked(loader, &layer->qkv, config->hidden, 3, qkv_outputs, qkv);
 	load_weight(loader, &layer->o_proj, config->hidden, config->heads * config->head_size,
 				"model.layers.%d.self_attn.o_proj.weight", i);
 	layer->post_norm.weight = load_vector(loader, config->hidden,
 										  "model.layers.%d.post_attention_layernorm.weight", i);
 	load_stacked(loader, &layer->gate_up, config->hidden, 2, mlp_outputs, mlp);
-	load_weight(loader, &layer->down_proj, config->hidden, config->mlp, "model.layers.%d.mlp.down_proj.weight", i);
+	load_weight(loader, &layer->down_proj, config->hidden, config->mlp,
+				"model.layers.%d.mlp.down_proj.weight", i);
 }
 
 /* Angles of rotary position embedding (RoFormer): position * theta^(-2i/D). */
@@ -409,7 +420,8 @@ make_rotary(Loader *loader, const DecoderConfig *config, Tensor *table)
 		return;
 	for (int i = 0; i < half; i++)
 	{
-		float		frequency = 1.0f / powf(config->rope_theta, (float) (2 * i) / (float) config->head_size);
+		float		frequency = 1.0f / powf(config->rope_theta,
+											(float) (2 * i) / (float) config->head_size);
 
 		for (int position = 0; position < config->context; position++)
 		{
@@ -459,7 +471,8 @@ load_decoder(Loader *loader, const ModelConfig *config, ModelWeights *weights)
 		weights->gated_blocks++;
 	}
 	weights->decoder.norm.weight = load_vector(loader, decoder->hidden, "model.norm.weight");
-	load_weight(loader, &weights->decoder.lm_head, decoder->vocabulary, decoder->hidden, "lm_head.weight");
+	load_weight(loader, &weights->decoder.lm_head, decoder->vocabulary, decoder->hidden,
+				"lm_head.weight");
 	make_rotary(loader, decoder, &weights->decoder.rotary);
 }
 
@@ -474,7 +487,8 @@ ignore_buffers(TensorStore *store)
 
 bool
 model_weights_load(const ModelConfig *config, TensorStore *store, Backend *backend, DataType format,
-				   const LoadProgress *progress, Arena *arena, ModelWeights *weights, Status *status)
+				   const LoadProgress *progress, Arena *arena, ModelWeights *weights,
+				   Status *status)
 {
 	Loader		loader = {store, backend, format, progress, arena, weights, status, 0, 0, true};
 	const StoredTensor *unused;
@@ -487,9 +501,10 @@ model_weights_load(const ModelConfig *config, TensorStore *store, Backend *backe
 	unused = tensor_store_unused(store);
 	if (loader.good && unused != NULL)
 	{
-		loader.good = status_set(status, STATUS_INVALID_MODEL, "tensor \"%s\" is not part of the model",
-								 unused->stored_name);
-		status_detail(status, "The file is \"%s\"; the sizes in config.json leave no place for it.", unused->file);
+		loader.good = status_set(status, STATUS_INVALID_MODEL,
+								 "tensor \"%s\" is not part of the model", unused->stored_name);
+		status_detail(status, "The file is \"%s\"; the sizes in config.json leave no place for it.",
+					  unused->file);
 	}
 	return loader.good;
 }

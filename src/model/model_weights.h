@@ -122,8 +122,9 @@ typedef struct LoadProgress
  * Bring all weights from the store to the device. STATUS_INVALID_MODEL names the
  * tensor that is missing, has another shape or is not known.
  */
-extern bool model_weights_load(const ModelConfig *config, TensorStore *store, Backend *backend, DataType format,
-							   const LoadProgress *progress, Arena *arena, ModelWeights *weights, Status *status);
+extern bool model_weights_load(const ModelConfig *config, TensorStore *store, Backend *backend,
+							   DataType format, const LoadProgress *progress, Arena *arena,
+							   ModelWeights *weights, Status *status);
 extern void model_weights_free(ModelWeights *weights, Backend *backend);
 
 #endif

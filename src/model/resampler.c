@@ -47,12 +47,13 @@ begin_latents(Model *model, int images, ResamplerTensors *t)
 		model->staging[i] = i % latents;
 	model->backend->ops->upload(model->backend, t->index.data, model->staging,
 								(size_t) (images * latents) * sizeof(int32_t));
-	model->backend->ops->gather(model->backend, t->latents, model->weights.resampler.latents, t->index);
+	model->backend->ops->gather(model->backend, t->latents, model->weights.resampler.latents,
+								t->index);
 }
 
 static void
-resampler_layer_forward(Model *model, const ResamplerLayer *layer, Tensor tokens, const AttentionPlan *plan,
-						ResamplerTensors *t)
+resampler_layer_forward(Model *model, const ResamplerLayer *layer, Tensor tokens,
+						const AttentionPlan *plan, ResamplerTensors *t)
 {
 	const BackendOps *ops = model->backend->ops;
 	Backend    *backend = model->backend;
@@ -60,9 +61,10 @@ resampler_layer_forward(Model *model, const ResamplerLayer *layer, Tensor tokens
 	const KvPool *scratch = &model->resampler_scratch;
 	int			inner = config->heads * config->head_size;
 
-	ops->layer_norm(backend, t->media, tokens, layer->norm_media.weight, layer->norm_media.bias, config->epsilon);
-	ops->layer_norm(backend, t->normed, t->latents, layer->norm_latents.weight, layer->norm_latents.bias,
+	ops->layer_norm(backend, t->media, tokens, layer->norm_media.weight, layer->norm_media.bias,
 					config->epsilon);
+	ops->layer_norm(backend, t->normed, t->latents, layer->norm_latents.weight,
+					layer->norm_latents.bias, config->epsilon);
 	ops->matmul(backend, t->q, t->normed, &layer->to_q, EPILOGUE_STORE);
 	ops->matmul(backend, t->media_kv, t->media, &layer->to_kv, EPILOGUE_STORE);
 	ops->matmul(backend, t->latents_kv, t->normed, &layer->to_kv, EPILOGUE_STORE);
@@ -73,8 +75,10 @@ resampler_layer_forward(Model *model, const ResamplerLayer *layer, Tensor tokens
 	ops->attention(backend, t->attended, t->q, scratch, 0, plan);
 	ops->matmul(backend, t->latents, t->attended, &layer->to_out, EPILOGUE_ADD);
 
-	ops->layer_norm(backend, t->normed, t->latents, layer->ff.norm.weight, layer->ff.norm.bias, config->epsilon);
-	ops->matmul(backend, t->ff, t->normed, &layer->ff.up, (Epilogue) {NULL, ACTIVATION_GELU, 1.0f, false});
+	ops->layer_norm(backend, t->normed, t->latents, layer->ff.norm.weight, layer->ff.norm.bias,
+					config->epsilon);
+	ops->matmul(backend, t->ff, t->normed, &layer->ff.up,
+				(Epilogue){NULL, ACTIVATION_GELU, 1.0f, false});
 	ops->matmul(backend, t->latents, t->ff, &layer->ff.down, EPILOGUE_ADD);
 }
 
@@ -85,15 +89,15 @@ resampler_forward(Model *model, Tensor tokens, int images, ResamplerTensors *t)
 	const ResamplerWeights *weights = &model->weights.resampler;
 	int			patches = vision_patches(&model->config.vision);
 	int			keys = patches + config->latents;
-	AttentionPlan plan = group_plan(model, t->spans, t->lists, images, config->latents, keys, config->heads,
-									config->head_size);
+	AttentionPlan plan = group_plan(model, t->spans, t->lists, images, config->latents, keys,
+									config->heads, config->head_size);
 
 	group_slots(model, t->media_slots, images, keys, 0, patches);
 	group_slots(model, t->latents_slots, images, keys, patches, config->latents);
 	begin_latents(model, images, t);
 	for (int i = 0; i < config->depth; i++)
 		resampler_layer_forward(model, &weights->layers[i], tokens, &plan, t);
-	model->backend->ops->layer_norm(model->backend, t->latents, t->latents, weights->norm.weight, weights->norm.bias,
-									config->epsilon);
+	model->backend->ops->layer_norm(model->backend, t->latents, t->latents, weights->norm.weight,
+									weights->norm.bias, config->epsilon);
 	model_tap(model, "latents", -1, t->latents);
 }

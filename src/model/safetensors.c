@@ -82,7 +82,10 @@ read_type(const char *text, DataType *type)
 	return true;
 }
 
-/* Read "shape"; false when it is not an array of 1 to 4 positive sizes. elements receives the product. */
+/*
+ * Read "shape"; false when it is not an array of 1 to 4 positive sizes. elements receives the
+ * product.
+ */
 static bool
 read_shape(json_t *shape, StoredTensor *tensor, uint64_t *elements)
 {
@@ -112,7 +115,8 @@ tensor_fault(const MappedFile *file, const char *name, Status *status, const cha
 
 /* Check one entry of a header and append it. */
 static bool
-add_tensor(TensorStore *store, const MappedFile *file, const char *name, json_t *entry, Status *status)
+add_tensor(TensorStore *store, const MappedFile *file, const char *name, json_t *entry,
+		   Status *status)
 {
 	StoredTensor *tensor = &store->tensors[store->count];
 	json_t	   *offsets = json_object_get(entry, "data_offsets");
@@ -133,8 +137,10 @@ add_tensor(TensorStore *store, const MappedFile *file, const char *name, json_t 
 	if ((uint64_t) end > data_size)
 	{
 		tensor_fault(file, name, status, "lies beyond the end of its file");
-		return status_detail(status, "The file \"%s\" has %zu bytes; the tensor ends at byte %llu. It may be truncated.",
-							 file->path, file->size, (unsigned long long) (8 + file->header + (uint64_t) end));
+		return status_detail(
+			status,
+			"The file \"%s\" has %zu bytes; the tensor ends at byte %llu. It may be truncated.",
+			file->path, file->size, (unsigned long long) (8 + file->header + (uint64_t) end));
 	}
 	if ((uint64_t) (end - begin) != elements * data_type_size(tensor->type))
 		return tensor_fault(file, name, status, "has data_offsets that do not fit its shape");
@@ -176,7 +182,8 @@ add_header(TensorStore *store, const MappedFile *file, json_t *header, Status *s
 	json_t	   *entry;
 
 	if (!json_is_object(header))
-		return status_set(status, STATUS_INVALID_MODEL, "the header of \"%s\" is not a JSON object", file->path);
+		return status_set(status, STATUS_INVALID_MODEL, "the header of \"%s\" is not a JSON object",
+						  file->path);
 	if (!reserve_tensors(store, json_object_size(header), status))
 		return false;
 	json_object_foreach(header, name, entry)
@@ -197,18 +204,21 @@ read_header(TensorStore *store, MappedFile *file, Status *status)
 	bool		good;
 
 	if (file->size < 8)
-		return status_set(status, STATUS_INVALID_MODEL, "file \"%s\" is truncated: %zu bytes", file->path, file->size);
+		return status_set(status, STATUS_INVALID_MODEL, "file \"%s\" is truncated: %zu bytes",
+						  file->path, file->size);
 	memcpy(&file->header, file->bytes, 8);
 	if (file->header > MAX_HEADER || file->header > file->size - 8)
 	{
-		status_set(status, STATUS_INVALID_MODEL, "file \"%s\" is truncated or not in safetensors format", file->path);
+		status_set(status, STATUS_INVALID_MODEL,
+				   "file \"%s\" is truncated or not in safetensors format", file->path);
 		return status_detail(status, "Its header is said to have %llu bytes, the file has %zu.",
 							 (unsigned long long) file->header, file->size);
 	}
 	header = json_loadb((const char *) file->bytes + 8, (size_t) file->header, 0, &error);
 	if (header == NULL)
 	{
-		status_set(status, STATUS_INVALID_MODEL, "the header of \"%s\" is not valid JSON", file->path);
+		status_set(status, STATUS_INVALID_MODEL, "the header of \"%s\" is not valid JSON",
+				   file->path);
 		return status_detail(status, "%s at byte %d.", error.text, error.position);
 	}
 	good = add_header(store, file, header, status);
@@ -224,7 +234,8 @@ map_file(MappedFile *file, Status *status)
 
 	if (fd < 0 || fstat(fd, &info) != 0)
 	{
-		status_set(status, STATUS_INVALID_MODEL, "could not open file \"%s\": %s", file->path, strerror(errno));
+		status_set(status, STATUS_INVALID_MODEL, "could not open file \"%s\": %s", file->path,
+				   strerror(errno));
 		if (fd >= 0)
 			close(fd);
 		return false;
@@ -236,7 +247,8 @@ map_file(MappedFile *file, Status *status)
 		if (file->bytes == MAP_FAILED)
 		{
 			file->bytes = NULL;
-			status_set(status, STATUS_INVALID_MODEL, "could not map file \"%s\": %s", file->path, strerror(errno));
+			status_set(status, STATUS_INVALID_MODEL, "could not map file \"%s\": %s", file->path,
+					   strerror(errno));
 		}
 	}
 	close(fd);
@@ -252,7 +264,8 @@ is_safetensors(const struct dirent *entry)
 }
 
 static bool
-add_file(TensorStore *store, MappedFile **last, const char *directory, const char *name, Status *status)
+add_file(TensorStore *store, MappedFile **last, const char *directory, const char *name,
+		 Status *status)
 {
 	size_t		length = strlen(directory) + strlen(name) + 2;
 	MappedFile *file = arena_take(store->arena, sizeof(MappedFile));
@@ -284,9 +297,10 @@ sort_tensors(TensorStore *store, Status *status)
 	for (int i = 1; i < store->count; i++)
 		if (strcmp(store->tensors[i - 1].name, store->tensors[i].name) == 0)
 		{
-			status_set(status, STATUS_INVALID_MODEL, "tensor \"%s\" is stored twice", store->tensors[i].name);
-			return status_detail(status, "The files are \"%s\" and \"%s\".", store->tensors[i - 1].file,
-								 store->tensors[i].file);
+			status_set(status, STATUS_INVALID_MODEL, "tensor \"%s\" is stored twice",
+					   store->tensors[i].name);
+			return status_detail(status, "The files are \"%s\" and \"%s\".",
+								 store->tensors[i - 1].file, store->tensors[i].file);
 		}
 	return true;
 }
@@ -310,10 +324,11 @@ add_all_files(TensorStore *store, const char *directory, Status *status)
 	bool		good = true;
 
 	if (files < 0)
-		return status_set(status, STATUS_INVALID_MODEL, "could not open directory \"%s\": %s", directory,
-						  strerror(errno));
+		return status_set(status, STATUS_INVALID_MODEL, "could not open directory \"%s\": %s",
+						  directory, strerror(errno));
 	if (files == 0 || files > MAX_FILES)
-		good = status_set(status, STATUS_INVALID_MODEL, "directory \"%s\" holds %s*.safetensors file", directory,
+		good = status_set(status, STATUS_INVALID_MODEL,
+						  "directory \"%s\" holds %s*.safetensors file", directory,
 						  files == 0 ? "no " : "too many ");
 	for (int i = 0; i < files; i++)
 	{
@@ -366,7 +381,8 @@ tensor_store_find(TensorStore *store, const char *name)
 	StoredTensor *found = NULL;
 
 	if (store->count > 0)
-		found = bsearch(&key, store->tensors, (size_t) store->count, sizeof(StoredTensor), compare_names);
+		found = bsearch(&key, store->tensors, (size_t) store->count, sizeof(StoredTensor),
+						compare_names);
 	if (found != NULL)
 		found->used = true;
 	return found;

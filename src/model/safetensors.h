@@ -22,7 +22,8 @@
 
 typedef struct StoredTensor
 {
-	const char *name;			/* without "lang_encoder.", "base_model.model.", "decoder_layer." and ".default" */
+	/* without "lang_encoder.", "base_model.model.", "decoder_layer." and ".default" */
+	const char *name;
 	const char *stored_name;	/* as in the file */
 	const char *file;			/* path, for messages */
 	DataType	type;			/* f32, f16 or bf16 */
@@ -41,7 +42,8 @@ typedef struct TensorStore TensorStore;
  * their names. STATUS_INVALID_MODEL names file and tensor. The arena holds the store;
  * unmap with tensor_store_close.
  */
-extern TensorStore *tensor_store_open(const char *directory, const char *single, Arena *arena, Status *status);
+extern TensorStore *tensor_store_open(const char *directory, const char *single, Arena *arena,
+									  Status *status);
 extern void tensor_store_close(TensorStore *store);
 
 /* The tensor of this name, marked as used; NULL if there is none. */

@@ -41,19 +41,22 @@ check_ids(const ModelConfig *config, const int32_t *ids, int count, Status *stat
 		return status_set(status, STATUS_INVALID_ARGUMENT, "a sequence needs at least one token");
 	if (count > config->decoder.context)
 	{
-		status_set(status, STATUS_PROMPT_TOO_LONG, "prompt of %d tokens is longer than the model's context of %d",
-				   count, config->decoder.context);
+		status_set(status, STATUS_PROMPT_TOO_LONG,
+				   "prompt of %d tokens is longer than the model's context of %d", count,
+				   config->decoder.context);
 		return status_hint(status, "Shorten the prompt, the history or the input.");
 	}
 	for (int i = 0; i < count; i++)
 		if (ids[i] < 0 || ids[i] >= config->decoder.vocabulary)
-			return status_set(status, STATUS_INVALID_ARGUMENT, "token id %d is outside of the vocabulary of %d",
-							  ids[i], config->decoder.vocabulary);
+			return status_set(status, STATUS_INVALID_ARGUMENT,
+							  "token id %d is outside of the vocabulary of %d", ids[i],
+							  config->decoder.vocabulary);
 	return true;
 }
 
 Sequence *
-sequence_open(Model *model, Media *media, Adapter *adapter, const int32_t *ids, int count, Status *status)
+sequence_open(Model *model, Media *media, Adapter *adapter, const int32_t *ids, int count,
+			  Status *status)
 {
 	int			capacity = pages_for_keys(model->config.decoder.context);
 	Sequence   *sequence;
@@ -111,11 +114,13 @@ bool
 sequence_reserve(Model *model, Sequence *sequence, int tokens, Status *status)
 {
 	if (tokens > model->config.decoder.context)
-		return status_set(status, STATUS_PROMPT_TOO_LONG, "%d tokens are more than the model's context of %d", tokens,
+		return status_set(status, STATUS_PROMPT_TOO_LONG,
+						  "%d tokens are more than the model's context of %d", tokens,
 						  model->config.decoder.context);
 	if (pages_take(&model->cache_pages, &sequence->pages, pages_for_keys(tokens)))
 		return true;
-	status_set(status, STATUS_OUT_OF_MEMORY, "no room for the keys and values of %d tokens", tokens);
+	status_set(status, STATUS_OUT_OF_MEMORY, "no room for the keys and values of %d tokens",
+			   tokens);
 	return status_detail(status, "%d pages of %d tokens are needed and %d of %d are free.",
 						 pages_for_keys(tokens) - sequence->pages.count, KV_PAGE_KEYS,
 						 model->cache_pages.free_count, model->cache_pages.total);

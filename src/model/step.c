@@ -33,7 +33,8 @@ measure_item(const Model *model, const StepItem *item, DecoderBatch *batch, Stat
 	const Sequence *sequence = item->sequence;
 
 	if (item->count < 1 || item->logits < 0 || item->logits > item->count)
-		return status_set(status, STATUS_INTERNAL, "a step with %d tokens and %d logits", item->count, item->logits);
+		return status_set(status, STATUS_INTERNAL, "a step with %d tokens and %d logits",
+						  item->count, item->logits);
 	if (sequence->length + item->count > sequence->pages.count * KV_PAGE_KEYS)
 		return status_set(status, STATUS_INTERNAL, "a step beyond the pages of its sequence");
 	for (int i = 0; i < item->count; i++)
@@ -41,9 +42,12 @@ measure_item(const Model *model, const StepItem *item, DecoderBatch *batch, Stat
 		bool		in_prompt = sequence->length + i < sequence->prompt;
 
 		if (item->ids[i] < 0 || item->ids[i] >= model->config.decoder.vocabulary)
-			return status_set(status, STATUS_INTERNAL, "token id %d is outside of the vocabulary", item->ids[i]);
-		if (in_prompt ? item->ids[i] != sequence->ids[sequence->length + i] : item->ids[i] == model->config.image)
-			return status_set(status, STATUS_INTERNAL, "a step whose tokens do not continue their sequence");
+			return status_set(status, STATUS_INTERNAL, "token id %d is outside of the vocabulary",
+							  item->ids[i]);
+		if (in_prompt ? item->ids[i] != sequence->ids[sequence->length + i]
+					  : item->ids[i] == model->config.image)
+			return status_set(status, STATUS_INTERNAL,
+							  "a step whose tokens do not continue their sequence");
 	}
 	batch->rows += item->count;
 	batch->media_rows += has_media(item) ? item->count : 0;
@@ -52,7 +56,8 @@ measure_item(const Model *model, const StepItem *item, DecoderBatch *batch, Stat
 }
 
 static bool
-measure_step(const Model *model, const StepItem *items, int count, DecoderBatch *batch, Status *status)
+measure_step(const Model *model, const StepItem *items, int count, DecoderBatch *batch,
+			 Status *status)
 {
 	memset(batch, 0, sizeof(*batch));
 	for (int i = 0; i < count; i++)
@@ -60,7 +65,8 @@ measure_step(const Model *model, const StepItem *items, int count, DecoderBatch 
 			return false;
 	if (batch->rows < 1 || batch->rows > model->options.max_step_tokens ||
 		batch->logits_rows > model->options.max_step_logits)
-		return status_set(status, STATUS_INTERNAL, "a step of %d tokens and %d logits, the model was opened for %d and %d",
+		return status_set(status, STATUS_INTERNAL,
+						  "a step of %d tokens and %d logits, the model was opened for %d and %d",
 						  batch->rows, batch->logits_rows, model->options.max_step_tokens,
 						  model->options.max_step_logits);
 	return true;
@@ -68,7 +74,8 @@ measure_step(const Model *model, const StepItem *items, int count, DecoderBatch 
 
 /* Calls write for every item in the order of rows: those with pictures first. */
 static void
-for_each_item(StepPlan *plan, int32_t *out, void (*write) (StepPlan *plan, const StepItem *item, int32_t *out))
+for_each_item(StepPlan *plan, int32_t *out,
+			  void (*write)(StepPlan *plan, const StepItem *item, int32_t *out))
 {
 	for (int part = 0; part < 2; part++)
 		for (int i = 0; i < plan->count; i++)
@@ -101,7 +108,8 @@ write_slots(StepPlan *plan, const StepItem *item, int32_t *out)
 
 /* Write one integer per row to a tensor of the device. */
 static void
-upload_rows(StepPlan *plan, Tensor tensor, void (*write) (StepPlan *plan, const StepItem *item, int32_t *out))
+upload_rows(StepPlan *plan, Tensor tensor,
+			void (*write)(StepPlan *plan, const StepItem *item, int32_t *out))
 {
 	for_each_item(plan, plan->model->staging, write);
 	plan->model->backend->ops->upload(plan->model->backend, tensor.data, plan->model->staging,
@@ -129,7 +137,10 @@ media_span(const Model *model, const StepItem *item, int i, int32_t *span)
 
 	if (position < sequence->prompt)
 		picture = sequence->pictures[position];
-	/* More marks than pictures: every score is masked alike, so the softmax is uniform over all latents. */
+	/*
+	 * More marks than pictures: every score is masked alike, so the softmax is uniform over all
+	 * latents.
+	 */
 	span[SPAN_UNIFORM] = picture > pictures;
 	span[SPAN_FIRST] = picture > pictures || picture == 0 ? 0 : (picture - 1) * latents;
 	span[SPAN_COUNT] = picture > pictures ? pictures * latents : picture == 0 ? 0 : latents;
@@ -172,7 +183,8 @@ plan_attention(StepPlan *plan, bool media, Tensor spans, Tensor lists, int heads
 		}
 	model->backend->ops->upload(model->backend, spans.data, model->staging,
 								(size_t) rows * ATTENTION_SPAN_FIELDS * sizeof(int32_t));
-	model->backend->ops->upload(model->backend, lists.data, list, (size_t) listed * sizeof(int32_t));
+	model->backend->ops->upload(model->backend, lists.data, list,
+								(size_t) listed * sizeof(int32_t));
 	return attention;
 }
 
@@ -218,7 +230,7 @@ plan_adapters(StepPlan *plan)
 			if (last != NULL && last->adapter == item->sequence->adapter)
 				last->count += item->count;
 			else
-				runs->runs[runs->count++] = (AdapterRun) {row, item->count, item->sequence->adapter};
+				runs->runs[runs->count++] = (AdapterRun){row, item->count, item->sequence->adapter};
 			runs->any = runs->any || item->sequence->adapter != NULL;
 			row += item->count;
 		}
@@ -235,11 +247,11 @@ plan_step(StepPlan *plan)
 	upload_rows(plan, plan->t.positions, write_positions);
 	upload_rows(plan, plan->t.slots, write_slots);
 	upload_logits_index(plan);
-	plan->batch.self_attention = plan_attention(plan, false, plan->t.spans, plan->t.lists, decoder->heads,
-												decoder->head_size);
+	plan->batch.self_attention = plan_attention(plan, false, plan->t.spans, plan->t.lists,
+												decoder->heads, decoder->head_size);
 	if (plan->batch.media_rows > 0)
-		plan->batch.cross_attention = plan_attention(plan, true, plan->t.media_spans, plan->t.media_lists,
-													 cross->heads, cross->head_size);
+		plan->batch.cross_attention = plan_attention(
+			plan, true, plan->t.media_spans, plan->t.media_lists, cross->heads, cross->head_size);
 	plan_adapters(plan);
 }
 
@@ -270,7 +282,8 @@ check_rows(const Model *model, int rows, Status *status)
 {
 	if (rows >= 0 && rows <= model->logits_rows)
 		return true;
-	return status_set(status, STATUS_INTERNAL, "%d rows of logits were asked for, the last step has %d", rows,
+	return status_set(status, STATUS_INTERNAL,
+					  "%d rows of logits were asked for, the last step has %d", rows,
 					  model->logits_rows);
 }
 
@@ -280,7 +293,8 @@ model_choose(Model *model, int rows, const ChoiceRule *rules, Choice *choices, S
 	if (!check_rows(model, rows, status))
 		return false;
 	if (rows > 0)
-		model->backend->ops->choose(model->backend, tensor_row_range(model->logits, 0, rows), rules, choices);
+		model->backend->ops->choose(model->backend, tensor_row_range(model->logits, 0, rows), rules,
+									choices);
 	return true;
 }
 
@@ -291,6 +305,7 @@ model_read_logits(Model *model, int rows, float *logits, Status *status)
 		return false;
 	if (rows > 0)
 		model->backend->ops->download(model->backend, logits, model->logits.data,
-									  (size_t) rows * (size_t) model->logits.columns * sizeof(float));
+									  (size_t) rows * (size_t) model->logits.columns *
+										  sizeof(float));
 	return true;
 }

@@ -28,7 +28,8 @@ vision_take_tensors(Workspace *workspace, const VisionConfig *config, int images
 	VisionTensors t;
 
 	t.pixels = workspace_floats(workspace, images, 3 * size * size);
-	t.patches = workspace_floats(workspace, images * patches, 3 * config->patch_size * config->patch_size);
+	t.patches = workspace_floats(workspace, images * patches,
+								 3 * config->patch_size * config->patch_size);
 	t.embedded = workspace_floats(workspace, images * patches, config->width);
 	t.x = workspace_floats(workspace, rows, config->width);
 	t.normed = workspace_floats(workspace, rows, config->width);
@@ -43,7 +44,10 @@ vision_take_tensors(Workspace *workspace, const VisionConfig *config, int images
 	return t;
 }
 
-/* Bring pictures [first, first + count), all stored the same way, to the device and cut them into patches. */
+/*
+ * Bring pictures [first, first + count), all stored the same way, to the device and cut them into
+ * patches.
+ */
 static void
 load_pictures(Model *model, const Picture *pictures, int first, int count, VisionTensors *t)
 {
@@ -57,13 +61,14 @@ load_pictures(Model *model, const Picture *pictures, int first, int count, Visio
 	for (int i = 0; i < count; i++)
 	{
 		const Picture *picture = &pictures[first + i];
-		const void *values = type == TYPE_U8 ? (const void *) picture->pixels : (const void *) picture->normalised;
+		const void *values = type == TYPE_U8 ? (const void *) picture->pixels
+											 : (const void *) picture->normalised;
 
 		ops->upload(model->backend, tensor_row_range(pixels, i, 1).data, values,
 					(size_t) elements * data_type_size(type));
 	}
-	ops->patches(model->backend, tensor_row_range(t->patches, first * patches, count * patches), pixels,
-				 config->image_size, config->patch_size, config->mean, config->deviation);
+	ops->patches(model->backend, tensor_row_range(t->patches, first * patches, count * patches),
+				 pixels, config->image_size, config->patch_size, config->mean, config->deviation);
 }
 
 static void
@@ -84,13 +89,15 @@ embed_pictures(Model *model, const Picture *pictures, int images, VisionTensors 
 		first += count;
 	}
 	ops->matmul(model->backend, t->embedded, t->patches, &weights->conv1, EPILOGUE_STORE);
-	ops->vision_tokens(model->backend, t->x, t->embedded, weights->class_embedding, weights->positions);
+	ops->vision_tokens(model->backend, t->x, t->embedded, weights->class_embedding,
+					   weights->positions);
 	ops->layer_norm(model->backend, t->x, t->x, weights->ln_pre.weight, weights->ln_pre.bias,
 					model->config.vision.epsilon);
 }
 
 static void
-vision_block_forward(Model *model, const VisionBlock *block, const AttentionPlan *plan, VisionTensors *t)
+vision_block_forward(Model *model, const VisionBlock *block, const AttentionPlan *plan,
+					 VisionTensors *t)
 {
 	const BackendOps *ops = model->backend->ops;
 	Backend    *backend = model->backend;
@@ -102,8 +109,10 @@ vision_block_forward(Model *model, const VisionBlock *block, const AttentionPlan
 				(Epilogue) {&block->qkv_bias, ACTIVATION_NONE, 1.0f, false});
 	ops->kv_write(backend, &model->vision_scratch, 0, tensor_column_range(t->qkv, width, width),
 				  tensor_column_range(t->qkv, 2 * width, width), t->slots);
-	ops->attention(backend, t->attended, tensor_column_range(t->qkv, 0, width), &model->vision_scratch, 0, plan);
-	ops->matmul(backend, t->x, t->attended, &block->out, (Epilogue) {&block->out_bias, ACTIVATION_NONE, 1.0f, true});
+	ops->attention(backend, t->attended, tensor_column_range(t->qkv, 0, width),
+				   &model->vision_scratch, 0, plan);
+	ops->matmul(backend, t->x, t->attended, &block->out,
+				(Epilogue){&block->out_bias, ACTIVATION_NONE, 1.0f, true});
 
 	ops->layer_norm(backend, t->normed, t->x, block->ln_2.weight, block->ln_2.bias, epsilon);
 	ops->matmul(backend, t->mlp, t->normed, &block->c_fc,
@@ -130,8 +139,8 @@ vision_encoder_forward(Model *model, const Picture *pictures, int images, Vision
 {
 	const VisionConfig *config = &model->config.vision;
 	int			tokens = 1 + vision_patches(config);
-	AttentionPlan plan = group_plan(model, t->spans, t->lists, images, tokens, tokens, config->heads,
-									config->width / config->heads);
+	AttentionPlan plan = group_plan(model, t->spans, t->lists, images, tokens, tokens,
+									config->heads, config->width / config->heads);
 
 	group_slots(model, t->slots, images, tokens, 0, tokens);
 	embed_pictures(model, pictures, images, t);

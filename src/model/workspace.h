@@ -25,10 +25,11 @@ static inline Tensor
 workspace_take(Workspace *workspace, DataType type, int rows, int columns)
 {
 	size_t		bytes = (size_t) rows * (size_t) columns * data_type_size(type);
-	Tensor		tensor = tensor_make(workspace->base == NULL ? NULL : workspace->base + workspace->used, type, rows,
-									 columns);
+	Tensor		tensor = tensor_make(
+		workspace->base == NULL ? NULL : workspace->base + workspace->used, type, rows, columns);
 
-	workspace->used += (bytes + WORKSPACE_ALIGNMENT - 1) / WORKSPACE_ALIGNMENT * WORKSPACE_ALIGNMENT;
+	workspace->used += (bytes + WORKSPACE_ALIGNMENT - 1) / WORKSPACE_ALIGNMENT *
+					   WORKSPACE_ALIGNMENT;
 	if (workspace->used > workspace->peak)
 		workspace->peak = workspace->used;
 	return tensor;

@@ -289,12 +289,13 @@ take_hello(const uint8_t *payload, size_t length)
 	if (version != WIRE_VERSION)
 	{
 		engine_disconnect();
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the mmgpt engine and this session's mmgpt library are of different versions"),
-				 errdetail("The engine speaks version %u of their protocol, the library version %u.",
-						   version, (uint32_t) WIRE_VERSION),
-				 errhint("After an upgrade, restart the engine with mmgpt_restart() and reconnect.")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("the mmgpt engine and this session's mmgpt library are of different versions"),
+			 errdetail("The engine speaks version %u of their protocol, the library version %u.",
+					   version, (uint32_t) WIRE_VERSION),
+			 errhint("After an upgrade, restart the engine with mmgpt_restart() and reconnect.")));
 	}
 	connection.greeted = true;
 }

@@ -244,11 +244,10 @@ define_answer_settings(void)
 							 "1: all tokens.",
 							 &setting_top_p, 1.0, 0.0, 1.0,
 							 PGC_USERSET, 0, check_top_p, NULL, NULL);
-	DefineCustomStringVariable("mmgpt.seed",
-							   "Seed of sampling.",
-							   "none: derived from the call, so that the same call gives the same answer.",
-							   &setting_seed, NO_SEED, PGC_USERSET, 0,
-							   check_seed, NULL, NULL);
+	DefineCustomStringVariable(
+		"mmgpt.seed", "Seed of sampling.",
+		"none: derived from the call, so that the same call gives the same answer.", &setting_seed,
+		NO_SEED, PGC_USERSET, 0, check_seed, NULL, NULL);
 	DefineCustomIntVariable("mmgpt.num_beams",
 							"Number of beams of beam search.",
 							"1: no beam search.",

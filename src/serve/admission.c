@@ -43,7 +43,8 @@ answer(Server *server, Request *request)
 	{
 		server->done++;
 		server->latency_ns += clock_now_ns() - request->received_ns;
-		send_frame(connection, WIRE_ANSWER, request->id, request->answer.bytes, request->answer.used);
+		send_frame(connection, WIRE_ANSWER, request->id, request->answer.bytes,
+				   request->answer.used);
 	}
 	else
 	{
@@ -63,7 +64,9 @@ admission_greet(Server *server, Connection *connection)
 {
 	uint8_t		payload[512];
 	char		version[128];
-	const char *digest = atomic_load(&server->host.state) == HOST_READY ? model_digest(server->host.model) : "";
+	const char *digest = atomic_load(&server->host.state) == HOST_READY
+							 ? model_digest(server->host.model)
+							 : "";
 	WireWriter	writer;
 
 	metrics_version_text(server, version, sizeof(version));
@@ -153,7 +156,10 @@ admission_advance(Server *server)
 	}
 }
 
-/* Whether the IO thread itself may look into the request: it takes microseconds, and nobody has to be alone. */
+/*
+ * Whether the IO thread itself may look into the request: it takes microseconds, and nobody has to
+ * be alone.
+ */
 static bool
 is_quick(const Server *server, const Request *request)
 {
@@ -208,7 +214,8 @@ cancel(Server *server, const Connection *connection, uint64_t id)
 }
 
 void
-admission_take_frame(Server *server, Connection *connection, const WireHeader *header, uint8_t *payload)
+admission_take_frame(Server *server, Connection *connection, const WireHeader *header,
+					 uint8_t *payload)
 {
 	Request    *request;
 
@@ -231,7 +238,8 @@ admission_take_frame(Server *server, Connection *connection, const WireHeader *h
 		cancel(server, connection, header->id);
 	else
 	{
-		log_write(ENGINE_WARNING, "a connection sent a frame of type %u and is closed", header->type);
+		log_write(ENGINE_WARNING, "a connection sent a frame of type %u and is closed",
+				  header->type);
 		connection->closing = true;
 	}
 	free(payload);

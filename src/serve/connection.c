@@ -63,7 +63,8 @@ connection_read(Connection *connection)
 
 	if (!connection->has_header)
 	{
-		result = fill(connection, connection->header_bytes, WIRE_HEADER_SIZE, &connection->header_filled);
+		result = fill(connection, connection->header_bytes, WIRE_HEADER_SIZE,
+					  &connection->header_filled);
 		if (result != READ_FRAME)
 			return result;
 		if (!wire_header_read(connection->header_bytes, &connection->header))
@@ -73,7 +74,8 @@ connection_read(Connection *connection)
 	}
 	if (connection->payload == NULL)
 		return READ_HEADER;
-	return fill(connection, connection->payload, connection->header.length, &connection->payload_filled);
+	return fill(connection, connection->payload, connection->header.length,
+				&connection->payload_filled);
 }
 
 bool
@@ -100,7 +102,8 @@ connection_flush(Connection *connection)
 	while (connection->output != NULL)
 	{
 		Output	   *output = connection->output;
-		ssize_t		sent = write(connection->fd, output->bytes + output->sent, output->size - output->sent);
+		ssize_t		sent = write(connection->fd, output->bytes + output->sent,
+								 output->size - output->sent);
 
 		if (sent < 0 && errno == EINTR)
 			continue;
@@ -118,7 +121,8 @@ connection_flush(Connection *connection)
 }
 
 bool
-connection_send(Connection *connection, WireType type, uint64_t id, const void *payload, size_t length)
+connection_send(Connection *connection, WireType type, uint64_t id, const void *payload,
+				size_t length)
 {
 	WireHeader	header = {(uint32_t) length, (uint32_t) type, id};
 	Output	   *output = malloc(sizeof(Output) + WIRE_HEADER_SIZE + length);

@@ -45,7 +45,8 @@ typedef enum ReadResult
 {
 	READ_AGAIN,					/* nothing more now */
 	READ_HEADER,				/* a header was read: connection_allow_payload or leave it */
-	READ_FRAME,					/* a whole frame: header and payload; take it with connection_take_payload */
+	/* a whole frame: header and payload; take it with connection_take_payload */
+	READ_FRAME,
 	READ_CLOSED					/* end of file, error, or bytes that are no frame */
 } ReadResult;
 
@@ -62,7 +63,8 @@ extern bool connection_allow_payload(Connection *connection);
 extern uint8_t *connection_take_payload(Connection *connection);
 
 /* Append a frame to the output and send what goes now. False: the connection is broken. */
-extern bool connection_send(Connection *connection, WireType type, uint64_t id, const void *payload, size_t length);
+extern bool connection_send(Connection *connection, WireType type, uint64_t id, const void *payload,
+							size_t length);
 
 /* Send what is waiting. False: the connection is broken. */
 extern bool connection_flush(Connection *connection);

@@ -17,8 +17,10 @@ static uint64_t
 derive_seed(const Generation *generation, const ModelConfig *config)
 {
 	const RequestOptions *options = generation->options;
-	size_t		pixels = 3 * (size_t) config->vision.image_size * (size_t) config->vision.image_size;
-	double		numbers[4] = {options->temperature, options->top_k, options->top_p, options->max_tokens};
+	size_t		pixels = 3 * (size_t) config->vision.image_size *
+						 (size_t) config->vision.image_size;
+	double		numbers[4] = {options->temperature, options->top_k, options->top_p,
+							  options->max_tokens};
 	DigestState state;
 	uint8_t		digest[DIGEST_SIZE];
 	uint64_t	seed;
@@ -41,8 +43,9 @@ derive_seed(const Generation *generation, const ModelConfig *config)
 }
 
 bool
-generation_begin(Generation *generation, Arena *arena, const ModelConfig *config, int32_t *prompt, int prompt_count,
-				 PictureSet *pictures, const RequestOptions *options, Status *status)
+generation_begin(Generation *generation, Arena *arena, const ModelConfig *config, int32_t *prompt,
+				 int prompt_count, PictureSet *pictures, const RequestOptions *options,
+				 Status *status)
 {
 	int			room = config->decoder.context - prompt_count;
 
@@ -55,14 +58,16 @@ generation_begin(Generation *generation, Arena *arena, const ModelConfig *config
 	generation->eos = options->eos_token_id >= 0 ? options->eos_token_id : config->eos;
 	if (room < 1)
 	{
-		status_set(status, STATUS_PROMPT_TOO_LONG, "prompt of %d tokens does not fit the model's context of %d tokens",
+		status_set(status, STATUS_PROMPT_TOO_LONG,
+				   "prompt of %d tokens does not fit the model's context of %d tokens",
 				   prompt_count, config->decoder.context);
 		status_detail(status, "At least one token has to be left for the answer.");
 		return status_hint(status, "Shorten the prompt, the history or the input.");
 	}
 	generation->max_tokens = options->max_tokens < room ? options->max_tokens : room;
 	generation->tokens = arena_take_array(arena, (size_t) generation->max_tokens, sizeof(int32_t));
-	generation->log_probabilities = arena_take_array(arena, (size_t) generation->max_tokens, sizeof(float));
+	generation->log_probabilities = arena_take_array(arena, (size_t) generation->max_tokens,
+													 sizeof(float));
 	if (generation->tokens == NULL || generation->log_probabilities == NULL)
 		return status_out_of_memory(status, (size_t) generation->max_tokens * 8);
 	generation->rule.forced = -1;
@@ -120,13 +125,14 @@ generation_stops(const Generation *generation, const Tokenizer *tokenizer, Arena
 		if (strlen(generation->options->stops[i]) > window)
 			window = strlen(generation->options->stops[i]);
 	first = generation->count > (int) window ? generation->count - (int) window : 0;
-	text = tokenizer_decode(tokenizer, generation->tokens + first, generation->count - first, scratch, &length,
-							&status);
+	text = tokenizer_decode(tokenizer, generation->tokens + first, generation->count - first,
+							scratch, &length, &status);
 	return text != NULL && find_stop(generation, text, length) < length;
 }
 
 char *
-generation_text(const Generation *generation, const Tokenizer *tokenizer, size_t *length, Status *status)
+generation_text(const Generation *generation, const Tokenizer *tokenizer, size_t *length,
+				Status *status)
 {
 	int			count = generation->count;
 	size_t		decoded;
@@ -136,7 +142,8 @@ generation_text(const Generation *generation, const Tokenizer *tokenizer, size_t
 
 	if (generation->finish == FINISH_EOS)
 		count--;
-	text = tokenizer_decode(tokenizer, generation->tokens, count, generation->arena, &decoded, status);
+	text = tokenizer_decode(tokenizer, generation->tokens, count, generation->arena, &decoded,
+							status);
 	if (text == NULL)
 		return NULL;
 	decoded = find_stop(generation, text, decoded);

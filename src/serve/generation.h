@@ -53,7 +53,8 @@ struct Generation
 	PictureSet *pictures;		/* NULL: language only */
 	Adapter    *adapter;
 	int			max_tokens;
-	ChoiceRule	rule;			/* how tokens are chosen; counter and allowed are set by the scheduler */
+	/* how tokens are chosen; counter and allowed are set by the scheduler */
+	ChoiceRule	rule;
 	int			eos;			/* token that ends the answer */
 	const atomic_bool *cancelled;	/* set by any thread to give up; NULL: never */
 	const RequestOptions *options;	/* stop strings and faults; NULL: none */
@@ -84,13 +85,18 @@ struct Generation
 	Sequence   *sequence;
 	int			fed;			/* tokens of prompt and answer given to the model */
 	Generation *next;			/* in the scheduler's list */
-	void		(*finished) (Generation *generation, void *argument);	/* required; called by the scheduler's thread, may submit others */
+	/* required; called by the scheduler's thread, may submit others */
+	void		(*finished) (Generation *generation, void *argument);
 	void	   *argument;
 };
 
-/* Set defaults for a prompt and options; the seed is derived from prompt, pictures and options where none is given. */
-extern bool generation_begin(Generation *generation, Arena *arena, const ModelConfig *config, int32_t *prompt,
-							 int prompt_count, PictureSet *pictures, const RequestOptions *options, Status *status);
+/*
+ * Set defaults for a prompt and options; the seed is derived from prompt, pictures and options
+ * where none is given.
+ */
+extern bool generation_begin(Generation *generation, Arena *arena, const ModelConfig *config,
+							 int32_t *prompt, int prompt_count, PictureSet *pictures,
+							 const RequestOptions *options, Status *status);
 
 /* The token at a place of prompt and answer together. */
 extern int32_t generation_token(const Generation *generation, int place);
@@ -102,13 +108,15 @@ extern int	generation_length(const Generation *generation);
  * Whether the text so far holds a stop: the beginning of a new block or a stop string. Looks at the
  * last tokens only.
  */
-extern bool generation_stops(const Generation *generation, const Tokenizer *tokenizer, Arena *scratch);
+extern bool generation_stops(const Generation *generation, const Tokenizer *tokenizer,
+							 Arena *scratch);
 
 /*
  * The text of the answer: decoded without the end token, cut before a stop, stripped of white
  * space, U+0000 replaced by U+FFFD. In the generation's arena.
  */
-extern char *generation_text(const Generation *generation, const Tokenizer *tokenizer, size_t *length, Status *status);
+extern char *generation_text(const Generation *generation, const Tokenizer *tokenizer,
+							 size_t *length, Status *status);
 
 /* "eos", "length" or "stop". */
 extern const char *finish_name(Finish finish);

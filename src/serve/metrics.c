@@ -66,9 +66,9 @@ static json_t *
 requests_json(const Server *server)
 {
 	return json_pack("{s:i, s:i, s:I, s:I, s:I, s:f}", "running", server->started_count, "waiting",
-					 count_waiting(server), "done", (json_int_t) server->done, "failed", (json_int_t) server->errors,
-					 "cancelled", (json_int_t) server->cancelled, "mean_milliseconds",
-					 mean((double) server->latency_ns * 1e-6, server->done));
+					 count_waiting(server), "done", (json_int_t) server->done, "failed",
+					 (json_int_t) server->errors, "cancelled", (json_int_t) server->cancelled,
+					 "mean_milliseconds", mean((double) server->latency_ns * 1e-6, server->done));
 }
 
 static json_t *
@@ -77,12 +77,13 @@ scheduler_json(Server *server)
 	SchedulerCounters counters;
 
 	model_host_counters(&server->host, &counters);
-	return json_pack("{s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:I}", "steps", (json_int_t) counters.steps,
-					 "rows_per_step", mean((double) counters.rows, counters.steps),
-					 "tokens_per_step", mean((double) counters.tokens, counters.steps),
-					 "prompt_tokens_computed", (json_int_t) counters.prompt_tokens,
-					 "prompt_tokens_reused", (json_int_t) 0, "new_tokens", (json_int_t) counters.new_tokens,
-					 "images_encoded", (json_int_t) counters.images_encoded, "images_found", (json_int_t) 0);
+	return json_pack("{s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:I}", "steps",
+					 (json_int_t) counters.steps, "rows_per_step",
+					 mean((double) counters.rows, counters.steps), "tokens_per_step",
+					 mean((double) counters.tokens, counters.steps), "prompt_tokens_computed",
+					 (json_int_t) counters.prompt_tokens, "prompt_tokens_reused", (json_int_t) 0,
+					 "new_tokens", (json_int_t) counters.new_tokens, "images_encoded",
+					 (json_int_t) counters.images_encoded, "images_found", (json_int_t) 0);
 }
 
 static json_t *
@@ -92,10 +93,11 @@ memory_json(Server *server, bool ready)
 
 	if (ready)
 		model_describe(server->host.model, &description);
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "weights", (json_int_t) description.weight_bytes,
-					 "cache", (json_int_t) description.cache_bytes, "pictures", (json_int_t) description.media_bytes,
-					 "workspace", (json_int_t) description.workspace_bytes, "resident", process_memory("VmRSS:"),
-					 "peak_resident", process_memory("VmHWM:"));
+	return json_pack(
+		"{s:I, s:I, s:I, s:I, s:I, s:I}", "weights", (json_int_t) description.weight_bytes, "cache",
+		(json_int_t) description.cache_bytes, "pictures", (json_int_t) description.media_bytes,
+		"workspace", (json_int_t) description.workspace_bytes, "resident", process_memory("VmRSS:"),
+		"peak_resident", process_memory("VmHWM:"));
 }
 
 static json_t *
@@ -104,18 +106,20 @@ status_json(Server *server)
 	static const char *const states[] = {"loading", "ready", "failed"};
 	HostState	state = atomic_load(&server->host.state);
 	bool		ready = state == HOST_READY;
-	json_t	   *root = json_pack("{s:s, s:s, s:s, s:s, s:i, s:f}", "version", MMGPT_VERSION, "state", states[state],
-								 "model", server->options.host.directory, "weight_format", "f32",
-								 "pid", (int) getpid(), "uptime_seconds",
+	json_t	   *root = json_pack("{s:s, s:s, s:s, s:s, s:i, s:f}", "version", MMGPT_VERSION,
+								 "state", states[state], "model", server->options.host.directory,
+								 "weight_format", "f32", "pid", (int) getpid(), "uptime_seconds",
 								 (double) (clock_now_ns() - server->begin_ns) * 1e-9);
 
 	if (ready)
 	{
 		json_object_set_new(root, "model_digest", json_string(model_digest(server->host.model)));
-		json_object_set_new(root, "device", json_string(server->host.backend->ops->describe(server->host.backend)));
+		json_object_set_new(root, "device",
+							json_string(server->host.backend->ops->describe(server->host.backend)));
 	}
 	else if (state == HOST_LOADING)
-		json_object_set_new(root, "progress", json_real(atomic_load(&server->host.progress) / 1000.0));
+		json_object_set_new(root, "progress",
+							json_real(atomic_load(&server->host.progress) / 1000.0));
 	else
 		json_object_set_new(root, "failure", json_string(server->host.failure.detail));
 	json_object_set_new(root, "requests", requests_json(server));

@@ -42,7 +42,8 @@ open_tokenizer(ModelHost *host, Status *status)
 	const ModelConfig *config = model_config(host->model);
 	size_t		length = strlen(host->options.directory) + sizeof("/tokenizer.model");
 	char	   *path = arena_take(host->arena, length);
-	SpecialTokens special = {config->unk, config->bos, config->eos, config->endofchunk, config->image, config->pad};
+	SpecialTokens special = {config->unk, config->bos, config->eos,
+		config->endofchunk, config->image, config->pad};
 
 	if (path == NULL)
 		return status_out_of_memory(status, length);
@@ -67,7 +68,8 @@ load(ModelHost *host, Status *status)
 		return false;
 	host->model = model_open(host->options.directory, host->backend, TYPE_F32, &options, status);
 	if (host->model == NULL || !open_tokenizer(host, status) ||
-		!model_context_create(&host->context, model_config(host->model), host->tokenizer, host->arena, status))
+		!model_context_create(&host->context, model_config(host->model), host->tokenizer,
+							  host->arena, status))
 		return false;
 	host->scheduler = scheduler_create(host->model, host->tokenizer, &scheduler, status);
 	return host->scheduler != NULL;
@@ -77,14 +79,17 @@ load(ModelHost *host, Status *status)
 static void
 set_failure(ModelHost *host, const Status *reason)
 {
-	status_set(&host->failure, STATUS_MODEL_UNAVAILABLE, "model \"%s\" could not be loaded", host->options.directory);
+	status_set(&host->failure, STATUS_MODEL_UNAVAILABLE, "model \"%s\" could not be loaded",
+			   host->options.directory);
 	if (reason->detail[0] != '\0')
 		status_detail(&host->failure, "%.300s: %.200s", reason->message, reason->detail);
 	else
 		status_detail(&host->failure, "%s.", reason->message);
-	status_hint(&host->failure, "Repair the model, or set mmgpt.model to another one, and run SELECT mmgpt_restart().");
-	log_write(ENGINE_ERROR, "model \"%s\" could not be loaded: %s %s", host->options.directory, reason->message,
-			  reason->detail);
+	status_hint(
+		&host->failure,
+		"Repair the model, or set mmgpt.model to another one, and run SELECT mmgpt_restart().");
+	log_write(ENGINE_ERROR, "model \"%s\" could not be loaded: %s %s", host->options.directory,
+			  reason->message, reason->detail);
 }
 
 static void
@@ -139,7 +144,8 @@ host_main(void *argument)
 		return NULL;
 	}
 	log_write(ENGINE_LOG, "model \"%s\" loaded in %.1f s on %s", host->options.directory,
-			  (double) (clock_now_ns() - begin) * 1e-9, host->backend->ops->describe(host->backend));
+			  (double) (clock_now_ns() - begin) * 1e-9,
+			  host->backend->ops->describe(host->backend));
 	atomic_store(&host->state, HOST_READY);
 	model_host_wake_io(host);
 	run(host);

@@ -26,7 +26,8 @@ typedef struct ModelHostOptions
 {
 	const char *directory;
 	CpuOptions	cpu;
-	size_t		memory_limit;	/* bytes of everything that the model takes; 0: the model's default */
+	/* bytes of everything that the model takes; 0: the model's default */
+	size_t		memory_limit;
 } ModelHostOptions;
 
 typedef struct ModelHost
@@ -55,7 +56,8 @@ typedef struct ModelHost
 	SchedulerCounters counters;	/* a copy after every step */
 } ModelHost;
 
-extern bool model_host_start(ModelHost *host, const ModelHostOptions *options, int wake_fd, Status *status);
+extern bool model_host_start(ModelHost *host, const ModelHostOptions *options, int wake_fd,
+							 Status *status);
 
 /* Make the IO thread look at the outbox and the state. */
 extern void model_host_wake_io(ModelHost *host);

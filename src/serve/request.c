@@ -44,8 +44,10 @@ request_create(uint64_t id, uint8_t *payload, size_t size, void *connection)
 	request->alone = (wire_get_u32(&request->fields, WIRE_FIELD_FLAGS, 0) & WIRE_FLAG_ALONE) != 0;
 	if (request->kind < WIRE_KIND_CHAT || request->kind > WIRE_KIND_VERSION)
 	{
-		status_set(&request->status, STATUS_PROTOCOL, "unknown kind of request %d", (int) request->kind);
-		status_hint(&request->status, "The library may be newer than the engine: run SELECT mmgpt_restart().");
+		status_set(&request->status, STATUS_PROTOCOL, "unknown kind of request %d",
+				   (int) request->kind);
+		status_hint(&request->status,
+					"The library may be newer than the engine: run SELECT mmgpt_restart().");
 	}
 	return request;
 }
@@ -91,12 +93,13 @@ describe_image(Request *request)
 		status_set(&request->status, STATUS_PROTOCOL, "a request without an image");
 		return;
 	}
-	if (!image_read_info(request->fields.bytes[WIRE_FIELD_IMAGE], request->fields.length[WIRE_FIELD_IMAGE], &info,
-						 &request->status))
+	if (!image_read_info(request->fields.bytes[WIRE_FIELD_IMAGE],
+						 request->fields.length[WIRE_FIELD_IMAGE], &info, &request->status))
 		return;
-	root = json_pack("{s:s, s:i, s:i, s:i, s:s, s:i, s:i, s:I}", "format", info.format == IMAGE_JPEG ? "jpeg" : "png",
-					 "width", info.width, "height", info.height, "channels", info.channels, "color", info.color,
-					 "bits", info.bits, "orientation", info.orientation, "bytes", (json_int_t) info.bytes);
+	root = json_pack("{s:s, s:i, s:i, s:i, s:s, s:i, s:i, s:I}", "format",
+					 info.format == IMAGE_JPEG ? "jpeg" : "png", "width", info.width, "height",
+					 info.height, "channels", info.channels, "color", info.color, "bits", info.bits,
+					 "orientation", info.orientation, "bytes", (json_int_t) info.bytes);
 	text = json_dumps(root, JSON_COMPACT);
 	if (text != NULL && request_begin_answer(request, strlen(text) + WIRE_REQUEST_OVERHEAD))
 		wire_write_bytes(&request->answer, WIRE_FIELD_JSON, text, strlen(text));
@@ -122,24 +125,26 @@ is_number_piece(const char *piece, bool may_begin)
 }
 
 bool
-model_context_create(ModelContext *context, const ModelConfig *config, const Tokenizer *tokenizer, Arena *arena,
-					 Status *status)
+model_context_create(ModelContext *context, const ModelConfig *config, const Tokenizer *tokenizer,
+					 Arena *arena, Status *status)
 {
 	size_t		words = ((size_t) config->decoder.vocabulary + 31) / 32;
 
 	context->config = config;
 	context->tokenizer = tokenizer;
-	context->prompt_template = (PromptTemplate) {
-		.introduction = config->introduction, .separator = config->separator, .user_prefix = config->user_prefix,
-		.ai_prefix = config->ai_prefix, .history_eos = config->history_eos
-	};
+	context->prompt_template = (PromptTemplate){.introduction = config->introduction,
+												.separator = config->separator,
+												.user_prefix = config->user_prefix,
+												.ai_prefix = config->ai_prefix,
+												.history_eos = config->history_eos};
 	context->digits_first = arena_take_array(arena, words, sizeof(uint32_t));
 	context->digits_rest = arena_take_array(arena, words, sizeof(uint32_t));
 	if (context->digits_first == NULL || context->digits_rest == NULL)
 		return status_out_of_memory(status, 2 * words * sizeof(uint32_t));
 	for (int32_t id = 0; id < tokenizer_base_vocabulary(tokenizer); id++)
 	{
-		const char *piece = tokenizer_is_special(tokenizer, id) ? "" : tokenizer_piece(tokenizer, id);
+		const char *piece = tokenizer_is_special(tokenizer, id) ? ""
+																: tokenizer_piece(tokenizer, id);
 
 		if (is_number_piece(piece, true))
 			context->digits_first[id / 32] |= 1u << (id % 32);
@@ -160,16 +165,21 @@ text_field(const Request *request, WireField field)
 	return part;
 }
 
-/* Settings come from a backend that checked them; a peer that did not must not reach the arithmetic. */
+/*
+ * Settings come from a backend that checked them; a peer that did not must not reach the
+ * arithmetic.
+ */
 static bool
 check_settings(Request *request)
 {
 	const RequestOptions *options = &request->options;
 
-	if (options->max_tokens >= 1 && options->max_tokens <= MAX_TOKENS && options->temperature >= 0 &&
-		options->temperature <= MAX_TEMPERATURE && options->top_k >= 0 && options->top_p > 0 && options->top_p <= 1)
+	if (options->max_tokens >= 1 && options->max_tokens <= MAX_TOKENS &&
+		options->temperature >= 0 && options->temperature <= MAX_TEMPERATURE &&
+		options->top_k >= 0 && options->top_p > 0 && options->top_p <= 1)
 		return true;
-	status_set(&request->status, STATUS_INVALID_ARGUMENT, "a setting of the request is out of range");
+	status_set(&request->status, STATUS_INVALID_ARGUMENT,
+			   "a setting of the request is out of range");
 	return status_detail(&request->status, "max_tokens is %d, temperature %g, top_k %d, top_p %g.",
 						 options->max_tokens, options->temperature, options->top_k, options->top_p);
 }
@@ -182,7 +192,8 @@ read_options(Request *request)
 	TextPart	json = text_field(request, WIRE_FIELD_OPTIONS);
 
 	request_options_defaults(options);
-	options->max_tokens = (int) wire_get_u32(fields, WIRE_FIELD_MAX_TOKENS, (uint32_t) options->max_tokens);
+	options->max_tokens = (int) wire_get_u32(fields, WIRE_FIELD_MAX_TOKENS,
+											 (uint32_t) options->max_tokens);
 	options->temperature = wire_get_f64(fields, WIRE_FIELD_TEMPERATURE, options->temperature);
 	options->top_k = (int) wire_get_u32(fields, WIRE_FIELD_TOP_K, (uint32_t) options->top_k);
 	options->top_p = wire_get_f64(fields, WIRE_FIELD_TOP_P, options->top_p);
@@ -195,7 +206,8 @@ read_options(Request *request)
 		status_set(&request->status, STATUS_NOT_SUPPORTED, "beam search is not supported yet");
 		return status_hint(&request->status, "Set mmgpt.num_beams to 1.");
 	}
-	return request_options_read(json.text, json.length, false, request->arena, options, &request->status);
+	return request_options_read(json.text, json.length, false, request->arena, options,
+								&request->status);
 }
 
 /* A prompt of the config with "{}" replaced once. */
@@ -266,7 +278,8 @@ static bool
 prepare_picture(Request *request, const ModelConfig *config)
 {
 	TextPart	image = text_field(request, WIRE_FIELD_IMAGE);
-	ImageLimits limits = {wire_get_u64(&request->fields, WIRE_FIELD_MAX_PIXELS, DEFAULT_MAX_PIXELS)};
+	ImageLimits limits = {
+		wire_get_u64(&request->fields, WIRE_FIELD_MAX_PIXELS, DEFAULT_MAX_PIXELS)};
 	int			size = config->vision.image_size;
 	uint8_t    *pixels;
 	Arena	   *scratch;
@@ -280,8 +293,8 @@ prepare_picture(Request *request, const ModelConfig *config)
 	if (!good)
 		status_out_of_memory(&request->status, (size_t) size * (size_t) size * 3);
 	else
-		good = image_preprocess(image.text, image.length, IMAGE_RULES_DISPLAY, &limits, size, scratch, pixels,
-								&request->status);
+		good = image_preprocess(image.text, image.length, IMAGE_RULES_DISPLAY, &limits, size,
+								scratch, pixels, &request->status);
 	arena_free(scratch);
 	request->picture.pixels = pixels;
 	request->pictures.pictures = &request->picture;
@@ -317,7 +330,8 @@ count_tokens(Request *request, const ModelContext *context)
 		return;
 	}
 	token_list_begin(&request->ids, request->arena);
-	if (tokenizer_encode_plain(context->tokenizer, text.text, text.length, &request->ids, &request->status) &&
+	if (tokenizer_encode_plain(context->tokenizer, text.text, text.length, &request->ids,
+							   &request->status) &&
 		request_begin_answer(request, WIRE_REQUEST_OVERHEAD))
 		wire_write_i64(&request->answer, WIRE_FIELD_INTEGER, request->ids.count);
 }
@@ -343,8 +357,9 @@ check_length(Request *request, const ModelContext *context)
 
 	if (least <= room)
 		return true;
-	status_set(&request->status, STATUS_PROMPT_TOO_LONG, "prompt of at least %d tokens does not fit the model's context of %d tokens",
-			   least, room + 1);
+	status_set(&request->status, STATUS_PROMPT_TOO_LONG,
+			   "prompt of at least %d tokens does not fit the model's context of %d tokens", least,
+			   room + 1);
 	return status_hint(&request->status, "Shorten the prompt, the history or the input.");
 }
 
@@ -364,10 +379,11 @@ request_prepare(Request *request, const ModelContext *context)
 #endif
 	input = (TextPart) {request->options.input, request->options.input_length};
 	token_list_begin(&request->ids, request->arena);
-	return dialogue_read(history.text, history.length, prompt, input, wire_has(&request->fields, WIRE_FIELD_IMAGE),
-						 request->arena, &request->dialogue, &request->status) &&
-		check_length(request, context) &&
-		prompt_encode(context->tokenizer, &context->prompt_template, &request->dialogue, &request->ids,
-					  &request->status) &&
-		prepare_picture(request, context->config);
+	return dialogue_read(history.text, history.length, prompt, input,
+						 wire_has(&request->fields, WIRE_FIELD_IMAGE), request->arena,
+						 &request->dialogue, &request->status) &&
+		   check_length(request, context) &&
+		   prompt_encode(context->tokenizer, &context->prompt_template, &request->dialogue,
+						 &request->ids, &request->status) &&
+		   prepare_picture(request, context->config);
 }

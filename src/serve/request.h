@@ -33,8 +33,8 @@ typedef struct ModelContext
 	uint32_t   *digits_rest;	/* tokens that can go on with one, and the end token */
 } ModelContext;
 
-extern bool model_context_create(ModelContext *context, const ModelConfig *config, const Tokenizer *tokenizer,
-								 Arena *arena, Status *status);
+extern bool model_context_create(ModelContext *context, const ModelConfig *config,
+								 const Tokenizer *tokenizer, Arena *arena, Status *status);
 
 typedef struct Request Request;
 
@@ -90,7 +90,8 @@ extern void request_free(Request *request);
 extern bool request_needs_model(const Request *request);
 
 /*
- * Do image_info and token_count whole: sets answer or status and returns true. False for the other kinds,
+ * Do image_info and token_count whole: sets answer or status and returns true. False for the other
+ * kinds,
  * which go on with request_prepare.
  */
 extern bool request_answer_without_model(Request *request, const ModelContext *context);
@@ -98,11 +99,17 @@ extern bool request_answer_without_model(Request *request, const ModelContext *c
 /* The preparer's part: options, history, picture, token ids. False with request->status set. */
 extern bool request_prepare(Request *request, const ModelContext *context);
 
-/* The scheduler's part: submit what the request needs; done(request, argument) is called when it is complete. */
-extern void request_run(Request *request, Scheduler *scheduler, void (*done) (Request *request, void *argument),
-						void *argument);
+/*
+ * The scheduler's part: submit what the request needs; done(request, argument) is called when it is
+ * complete.
+ */
+extern void request_run(Request *request, Scheduler *scheduler,
+						void (*done)(Request *request, void *argument), void *argument);
 
-/* Begin an answer with room for size bytes of payload; false: out of memory, and the status says so. */
+/*
+ * Begin an answer with room for size bytes of payload; false: out of memory, and the status says
+ * so.
+ */
 extern bool request_begin_answer(Request *request, size_t size);
 
 #endif

@@ -8,7 +8,8 @@
 #include <math.h>
 #include <string.h>
 
-#define KNOWN_KEYS "max_tokens, temperature, top_k, top_p, seed, num_beams, length_penalty, early_stopping, " \
+#define KNOWN_KEYS \
+	"max_tokens, temperature, top_k, top_p, seed, num_beams, length_penalty, early_stopping, " \
 	"no_repeat_ngram_size, stop, input, threshold, adapter"
 
 typedef struct OptionReader
@@ -41,7 +42,8 @@ out_of_range(OptionReader *reader, const char *range)
 	char		text[64];
 
 	print_value(reader->value, text, sizeof(text));
-	status_set(reader->status, STATUS_INVALID_ARGUMENT, "option \"%s\" must be %s, not %s", reader->key, range, text);
+	status_set(reader->status, STATUS_INVALID_ARGUMENT, "option \"%s\" must be %s, not %s",
+			   reader->key, range, text);
 	return false;
 }
 
@@ -69,7 +71,8 @@ read_number(OptionReader *reader, double low, double high, const char *range, do
 static bool
 read_max_tokens(OptionReader *reader)
 {
-	return read_integer(reader, 1, 1000000, "an integer between 1 and 1000000", &reader->options->max_tokens);
+	return read_integer(reader, 1, 1000000, "an integer between 1 and 1000000",
+						&reader->options->max_tokens);
 }
 
 static bool
@@ -81,7 +84,8 @@ read_temperature(OptionReader *reader)
 static bool
 read_top_k(OptionReader *reader)
 {
-	return read_integer(reader, 0, 1000000, "an integer between 0 and 1000000", &reader->options->top_k);
+	return read_integer(reader, 0, 1000000, "an integer between 0 and 1000000",
+						&reader->options->top_k);
 }
 
 static bool
@@ -105,8 +109,8 @@ read_seed(OptionReader *reader)
 static bool
 not_supported(OptionReader *reader)
 {
-	status_set(reader->status, STATUS_NOT_SUPPORTED, "option \"%s\" is not supported yet with this value",
-			   reader->key);
+	status_set(reader->status, STATUS_NOT_SUPPORTED,
+			   "option \"%s\" is not supported yet with this value", reader->key);
 	return status_hint(reader->status, "Leave it out.");
 }
 
@@ -161,7 +165,8 @@ read_stop(OptionReader *reader)
 		return out_of_range(reader, range);
 	for (size_t i = 0; i < count; i++)
 	{
-		json_t	   *value = json_is_array(reader->value) ? json_array_get(reader->value, i) : reader->value;
+		json_t	   *value = json_is_array(reader->value) ? json_array_get(reader->value, i)
+														 : reader->value;
 
 		if (!json_is_string(value) || json_string_length(value) == 0)
 			return out_of_range(reader, range);
@@ -206,7 +211,8 @@ read_fault(OptionReader *reader)
 	static const char *const names[] = {"none", "abort", "hang", "out_of_memory", "slow"};
 
 	for (int i = 0; i < 5; i++)
-		if (json_is_string(reader->value) && strcmp(json_string_value(reader->value), names[i]) == 0)
+		if (json_is_string(reader->value) &&
+			strcmp(json_string_value(reader->value), names[i]) == 0)
 		{
 			reader->options->fault = (FaultKind) i;
 			return true;
@@ -255,15 +261,16 @@ static bool
 read_option(OptionReader *reader, bool command_line)
 {
 	for (size_t i = 0; i < sizeof(option_readers) / sizeof(option_readers[0]); i++)
-		if (strcmp(reader->key, option_readers[i].key) == 0 && (command_line || !option_readers[i].command_line))
+		if (strcmp(reader->key, option_readers[i].key) == 0 &&
+			(command_line || !option_readers[i].command_line))
 			return option_readers[i].read(reader);
 	status_set(reader->status, STATUS_INVALID_ARGUMENT, "unknown option \"%.64s\"", reader->key);
 	return status_hint(reader->status, "Options are %s.", KNOWN_KEYS);
 }
 
 bool
-request_options_read(const char *json, size_t length, bool command_line, Arena *arena, RequestOptions *options,
-					 Status *status)
+request_options_read(const char *json, size_t length, bool command_line, Arena *arena,
+					 RequestOptions *options, Status *status)
 {
 	OptionReader reader = {NULL, NULL, arena, options, status};
 	json_error_t error;
@@ -276,7 +283,8 @@ request_options_read(const char *json, size_t length, bool command_line, Arena *
 	if (root == NULL)
 	{
 		status_set(status, STATUS_INVALID_JSON, "options are not valid JSON");
-		return status_detail(status, "%s at line %d, column %d.", error.text, error.line, error.column);
+		return status_detail(status, "%s at line %d, column %d.", error.text, error.line,
+							 error.column);
 	}
 	if (json_is_null(root))
 		good = true;

@@ -49,14 +49,15 @@ write_text_answer(Request *request, const Generation *generation)
 	const char *finish = finish_name(generation->finish);
 	WireField	field = WIRE_FIELD_TEXT;
 	size_t		length;
-	char	   *text = generation_text(generation, request->context->tokenizer, &length, &request->status);
+	char	   *text = generation_text(generation, request->context->tokenizer, &length,
+									   &request->status);
 
 	if (text == NULL)
 		return false;
 	if (request->kind == WIRE_KIND_CHAT_TURN)
 	{
 		field = WIRE_FIELD_JSON;
-		text = dialogue_write(&request->dialogue, (TextPart) {text, length}, request->arena, &length,
+		text = dialogue_write(&request->dialogue, (TextPart){text, length}, request->arena, &length,
 							  &request->status);
 	}
 	if (text == NULL || !request_begin_answer(request, length + WIRE_REQUEST_OVERHEAD))
@@ -76,7 +77,8 @@ write_count_answer(Request *request, const Generation *generation, bool *again)
 {
 	size_t		length;
 	int			number;
-	char	   *text = generation_text(generation, request->context->tokenizer, &length, &request->status);
+	char	   *text = generation_text(generation, request->context->tokenizer, &length,
+									   &request->status);
 
 	*again = false;
 	if (text == NULL)
@@ -86,7 +88,8 @@ write_count_answer(Request *request, const Generation *generation, bool *again)
 		*again = !request->counting_digits;
 		if (*again)
 			return true;
-		return status_set(&request->status, STATUS_INTERNAL, "the model gave no number that fits an integer");
+		return status_set(&request->status, STATUS_INTERNAL,
+						  "the model gave no number that fits an integer");
 	}
 	if (!request_begin_answer(request, WIRE_REQUEST_OVERHEAD))
 		return false;
@@ -141,8 +144,10 @@ submit_generation(Request *request)
 		complete(request);
 		return;
 	}
-	if (!generation_begin(generation, request->arena, request->context->config, request->ids.ids, request->ids.count,
-						  request->pictures.count > 0 ? &request->pictures : NULL, options, &request->status))
+	if (!generation_begin(generation, request->arena, request->context->config, request->ids.ids,
+						  request->ids.count,
+						  request->pictures.count > 0 ? &request->pictures : NULL, options,
+						  &request->status))
 	{
 		complete(request);
 		return;
@@ -176,10 +181,12 @@ encode_words(Request *request)
 		const char *text;
 
 		word->yes = i < prompts->yes_words.count;
-		text = word->yes ? prompts->yes_words.words[i] : prompts->no_words.words[i - prompts->yes_words.count];
+		text = word->yes ? prompts->yes_words.words[i]
+						 : prompts->no_words.words[i - prompts->yes_words.count];
 		token_list_begin(&word->ids, request->arena);
-		if (!prompt_encode_answer(request->context->tokenizer, &request->context->prompt_template, &request->dialogue,
-								  (TextPart) {text, strlen(text)}, &word->ids, &request->status))
+		if (!prompt_encode_answer(request->context->tokenizer, &request->context->prompt_template,
+								  &request->dialogue, (TextPart){text, strlen(text)}, &word->ids,
+								  &request->status))
 			return false;
 	}
 	request->word_count = count;
@@ -196,8 +203,9 @@ drop_longer_words(Request *request)
 			const TokenList *longer = &request->words[i].ids;
 			const TokenList *shorter = &request->words[j].ids;
 
-			if (i == j || request->words[j].dropped || request->words[i].yes != request->words[j].yes ||
-				shorter->count > longer->count || (shorter->count == longer->count && i < j))
+			if (i == j || request->words[j].dropped ||
+				request->words[i].yes != request->words[j].yes || shorter->count > longer->count ||
+				(shorter->count == longer->count && i < j))
 				continue;
 			if (memcmp(shorter->ids, longer->ids, (size_t) shorter->count * sizeof(int32_t)) == 0)
 				request->words[i].dropped = true;
@@ -249,7 +257,10 @@ score_finished(Generation *generation, void *argument)
 	complete(request);
 }
 
-/* The generation that scores words whose tokens but the last equal the word's; a new one if there is none yet. */
+/*
+ * The generation that scores words whose tokens but the last equal the word's; a new one if there
+ * is none yet.
+ */
 static Generation *
 find_prefix(Request *request, const ScoreWord *word)
 {
@@ -261,11 +272,13 @@ find_prefix(Request *request, const ScoreWord *word)
 	for (int i = 0; i < request->generation_count; i++)
 	{
 		generation = &request->generations[i];
-		if (generation->chain_count == chain && generation->alternative_count < GENERATION_MAX_ALTERNATIVES &&
+		if (generation->chain_count == chain &&
+			generation->alternative_count < GENERATION_MAX_ALTERNATIVES &&
 			memcmp(generation->prompt + request->ids.count, word->ids.ids, bytes) == 0)
 			return generation;
 	}
-	prompt = arena_take_array(request->arena, (size_t) request->ids.count + (size_t) chain, sizeof(int32_t));
+	prompt = arena_take_array(request->arena, (size_t) request->ids.count + (size_t) chain,
+							  sizeof(int32_t));
 	if (prompt == NULL)
 	{
 		status_out_of_memory(&request->status, bytes);
@@ -274,9 +287,10 @@ find_prefix(Request *request, const ScoreWord *word)
 	memcpy(prompt, request->ids.ids, (size_t) request->ids.count * sizeof(int32_t));
 	memcpy(prompt + request->ids.count, word->ids.ids, bytes);
 	generation = &request->generations[request->generation_count];
-	if (!generation_begin(generation, request->arena, request->context->config, prompt, request->ids.count + chain,
-						  request->pictures.count > 0 ? &request->pictures : NULL, &request->options,
-						  &request->status))
+	if (!generation_begin(generation, request->arena, request->context->config, prompt,
+						  request->ids.count + chain,
+						  request->pictures.count > 0 ? &request->pictures : NULL,
+						  &request->options, &request->status))
 		return NULL;
 	generation->scoring = true;
 	generation->chain_count = chain;
@@ -293,9 +307,11 @@ plan_scores(Request *request)
 	if (!encode_words(request))
 		return false;
 	drop_longer_words(request);
-	request->generations = arena_take_array(request->arena, (size_t) request->word_count, sizeof(Generation));
+	request->generations = arena_take_array(request->arena, (size_t) request->word_count,
+											sizeof(Generation));
 	if (request->generations == NULL)
-		return status_out_of_memory(&request->status, (size_t) request->word_count * sizeof(Generation));
+		return status_out_of_memory(&request->status,
+									(size_t) request->word_count * sizeof(Generation));
 	for (int i = 0; i < request->word_count; i++)
 	{
 		ScoreWord  *word = &request->words[i];
@@ -311,7 +327,8 @@ plan_scores(Request *request)
 			return false;
 		word->generation = (int) (generation - request->generations);
 		word->alternative = generation->alternative_count;
-		generation->alternatives[generation->alternative_count++] = word->ids.ids[word->ids.count - 1];
+		generation->alternatives[generation->alternative_count++] = word->ids
+																		.ids[word->ids.count - 1];
 	}
 	return true;
 }
@@ -330,7 +347,8 @@ submit_scores(Request *request)
 }
 
 void
-request_run(Request *request, Scheduler *scheduler, void (*done) (Request *request, void *argument), void *argument)
+request_run(Request *request, Scheduler *scheduler, void (*done)(Request *request, void *argument),
+			void *argument)
 {
 	request->scheduler = scheduler;
 	request->done = done;

@@ -31,8 +31,9 @@ refuse_writing(scmp_filter_ctx filter)
 		result = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(openat), 1,
 								  SCMP_A2(SCMP_CMP_MASKED_EQ, O_ACCMODE, (scmp_datum_t) modes[i]));
 		if (result == 0)
-			result = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(open), 1,
-									  SCMP_A1(SCMP_CMP_MASKED_EQ, O_ACCMODE, (scmp_datum_t) modes[i]));
+			result = seccomp_rule_add(
+				filter, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(open), 1,
+				SCMP_A1(SCMP_CMP_MASKED_EQ, O_ACCMODE, (scmp_datum_t) modes[i]));
 	}
 	return result;
 }

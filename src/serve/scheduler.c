@@ -80,7 +80,8 @@ take_arrays(Scheduler *scheduler, const ModelConfig *config)
 }
 
 Scheduler *
-scheduler_create(Model *model, const Tokenizer *tokenizer, const SchedulerOptions *options, Status *status)
+scheduler_create(Model *model, const Tokenizer *tokenizer, const SchedulerOptions *options,
+				 Status *status)
 {
 	Scheduler  *scheduler = calloc(1, sizeof(Scheduler));
 
@@ -92,7 +93,8 @@ scheduler_create(Model *model, const Tokenizer *tokenizer, const SchedulerOption
 	scheduler->model = model;
 	scheduler->tokenizer = tokenizer;
 	scheduler->max_running = options->max_running > 0 ? options->max_running : DEFAULT_RUNNING;
-	model_step_limits(model, &scheduler->max_tokens, &scheduler->max_logits, &scheduler->max_images);
+	model_step_limits(model, &scheduler->max_tokens, &scheduler->max_logits,
+					  &scheduler->max_images);
 	if (scheduler->max_images > MAX_ENCODED)
 		scheduler->max_images = MAX_ENCODED;
 	scheduler->waiting_end = &scheduler->waiting;
@@ -234,9 +236,11 @@ has_room(const Scheduler *scheduler, const Generation *generation)
 {
 	const PictureSet *pictures = generation->pictures;
 
-	if (model_pages_for(scheduler->model, largest_length(generation)) > model_free_pages(scheduler->model))
+	if (model_pages_for(scheduler->model, largest_length(generation)) >
+		model_free_pages(scheduler->model))
 		return false;
-	return pictures == NULL || pictures->media != NULL || media_has_room(scheduler->model, pictures->count);
+	return pictures == NULL || pictures->media != NULL ||
+		   media_has_room(scheduler->model, pictures->count);
 }
 
 /* A request that would not fit an empty engine must not wait for ever. */
@@ -248,7 +252,8 @@ can_ever_fit(const Scheduler *scheduler, Generation *generation)
 
 	if (need <= total)
 		return true;
-	status_set(&generation->status, STATUS_OUT_OF_MEMORY, "request of %d tokens exceeds the engine's memory for keys and values",
+	status_set(&generation->status, STATUS_OUT_OF_MEMORY,
+			   "request of %d tokens exceeds the engine's memory for keys and values",
 			   largest_length(generation));
 	status_detail(&generation->status, "It needs %d pages and there are %d.", need, total);
 	return status_hint(&generation->status, "Lower max_tokens, or raise mmgpt.memory_limit.");
@@ -306,10 +311,12 @@ start(Scheduler *scheduler, Generation *generation)
 {
 	Media	   *media = generation->pictures == NULL ? NULL : generation->pictures->media;
 
-	generation->sequence = sequence_open(scheduler->model, media, generation->adapter, generation->prompt,
-										 generation->prompt_count, &generation->status);
+	generation->sequence = sequence_open(scheduler->model, media, generation->adapter,
+										 generation->prompt, generation->prompt_count,
+										 &generation->status);
 	if (generation->sequence == NULL ||
-		!sequence_reserve(scheduler->model, generation->sequence, largest_length(generation), &generation->status))
+		!sequence_reserve(scheduler->model, generation->sequence, largest_length(generation),
+						  &generation->status))
 	{
 		finish(scheduler, generation, FINISH_FAILED);
 		return;
@@ -393,7 +400,9 @@ add_item(Scheduler *scheduler, Generation *generation, int room)
 
 	if (count < 1 || scheduler->logit_count + logits > scheduler->max_logits)
 		return;
-	/* A chain's logits begin one token earlier than its first token; all must fall into one step. */
+	/*
+	 * A chain's logits begin one token earlier than its first token; all must fall into one step.
+	 */
 	if (generation->scoring && count < left && left - count < generation->chain_count + 1)
 	{
 		count = left - generation->chain_count - 1;
@@ -401,8 +410,10 @@ add_item(Scheduler *scheduler, Generation *generation, int room)
 			return;
 	}
 	for (int i = 0; i < count; i++)
-		scheduler->ids[scheduler->token_count + i] = generation_token(generation, generation->fed + i);
-	*item = (StepItem) {generation->sequence, scheduler->ids + scheduler->token_count, count, logits};
+		scheduler->ids[scheduler->token_count + i] = generation_token(generation,
+																	  generation->fed + i);
+	*item = (StepItem) {generation->sequence, scheduler->ids + scheduler->token_count, count,
+		logits};
 	*part = (StepPart) {generation, scheduler->logit_count, logits};
 	scheduler->item_count++;
 	scheduler->token_count += count;
@@ -420,7 +431,8 @@ form_batch(Scheduler *scheduler)
 	scheduler->logit_count = 0;
 	for (int i = 0; i < count; i++)
 		if (generation_length(scheduler->running[i]) - scheduler->running[i]->fed == 1)
-			add_item(scheduler, scheduler->running[i], scheduler->max_tokens - scheduler->token_count);
+			add_item(scheduler, scheduler->running[i],
+					 scheduler->max_tokens - scheduler->token_count);
 	for (int i = 0; i < count; i++)
 	{
 		Generation *generation = scheduler->running[(scheduler->turn + i) % count];
@@ -463,11 +475,13 @@ take_token(Scheduler *scheduler, Generation *generation, Choice choice)
 	scheduler->counters.new_tokens++;
 	if (choice.token == generation->eos)
 		finish_running(scheduler, generation, FINISH_EOS);
-	else if (!generation->allow_special && generation_stops(generation, scheduler->tokenizer, scheduler->scratch))
+	else if (!generation->allow_special &&
+			 generation_stops(generation, scheduler->tokenizer, scheduler->scratch))
 		finish_running(scheduler, generation, FINISH_STOP);
 	else if (generation->count >= generation->max_tokens)
 		finish_running(scheduler, generation, FINISH_LENGTH);
-	else if (choice.token == model_config(scheduler->model)->image && !restart_with_mark(scheduler, generation))
+	else if (choice.token == model_config(scheduler->model)->image &&
+			 !restart_with_mark(scheduler, generation))
 		finish_running(scheduler, generation, FINISH_FAILED);
 }
 
@@ -480,7 +494,8 @@ next_rule(const Scheduler *scheduler, const Generation *generation)
 	rule.counter = (uint64_t) generation->count;
 	rule.allowed = generation->allow_special ? NULL : scheduler->ordinary;
 	if (generation->allowed_first != NULL)
-		rule.allowed = generation->count == 0 ? generation->allowed_first : generation->allowed_rest;
+		rule.allowed = generation->count == 0 ? generation->allowed_first
+											  : generation->allowed_rest;
 	return rule;
 }
 
@@ -500,14 +515,19 @@ row_rule(const Scheduler *scheduler, const StepPart *part, int row, int round)
 	return rule;
 }
 
-/* Choose for all rows; in later rounds only the further alternatives of scoring generations are new. */
+/*
+ * Choose for all rows; in later rounds only the further alternatives of scoring generations are
+ * new.
+ */
 static bool
 choose_round(Scheduler *scheduler, int round, Status *status)
 {
 	for (int i = 0; i < scheduler->item_count; i++)
 		for (int row = 0; row < scheduler->parts[i].rows; row++)
-			scheduler->rules[scheduler->parts[i].first_row + row] = row_rule(scheduler, &scheduler->parts[i], row, round);
-	return model_choose(scheduler->model, scheduler->logit_count, scheduler->rules, scheduler->choices, status);
+			scheduler->rules[scheduler->parts[i].first_row + row] = row_rule(
+				scheduler, &scheduler->parts[i], row, round);
+	return model_choose(scheduler->model, scheduler->logit_count, scheduler->rules,
+						scheduler->choices, status);
 }
 
 /* Note the log-probabilities of one round for a scoring generation. */
@@ -537,7 +557,8 @@ further_rounds(const Scheduler *scheduler)
 	{
 		const StepPart *part = &scheduler->parts[i];
 
-		if (part->rows > 0 && part->generation->scoring && part->generation->alternative_count - 1 > rounds)
+		if (part->rows > 0 && part->generation->scoring &&
+			part->generation->alternative_count - 1 > rounds)
 			rounds = part->generation->alternative_count - 1;
 	}
 	return rounds;

@@ -28,7 +28,8 @@ typedef struct SchedulerOptions
 typedef struct SchedulerCounters
 {
 	uint64_t	steps;					/* calls of model_step */
-	uint64_t	rows;					/* generations that took part in a step, summed over steps */
+	/* generations that took part in a step, summed over steps */
+	uint64_t	rows;
 	uint64_t	tokens;					/* tokens computed, prompts and answers */
 	uint64_t	prompt_tokens;			/* of these, of prompts */
 	uint64_t	new_tokens;				/* chosen */
@@ -37,14 +38,19 @@ typedef struct SchedulerCounters
 	int			waiting;				/* now, for room */
 } SchedulerCounters;
 
-extern Scheduler *scheduler_create(Model *model, const Tokenizer *tokenizer, const SchedulerOptions *options,
-								   Status *status);
+extern Scheduler *scheduler_create(Model *model, const Tokenizer *tokenizer,
+								   const SchedulerOptions *options, Status *status);
 extern void scheduler_free(Scheduler *scheduler);
 
-/* Append a generation that generation_begin made. Its finished function is called in a later step. */
+/*
+ * Append a generation that generation_begin made. Its finished function is called in a later step.
+ */
 extern void scheduler_submit(Scheduler *scheduler, Generation *generation);
 
-/* Give back what the pictures of a request hold on the device. When no generation uses them any more. */
+/*
+ * Give back what the pictures of a request hold on the device. When no generation uses them any
+ * more.
+ */
 extern void scheduler_release_pictures(Scheduler *scheduler, PictureSet *pictures);
 
 /* Do one step. False when there was nothing to do. */

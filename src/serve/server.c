@@ -91,7 +91,8 @@ make_socket(Server *server, Status *status)
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	mask = umask(0177);
 	if (fd < 0 || (unlink(path) != 0 && errno != ENOENT) ||
-		bind(fd, (struct sockaddr *) &address, sizeof(address)) != 0 || listen(fd, LISTEN_BACKLOG) != 0)
+		bind(fd, (struct sockaddr *) &address, sizeof(address)) != 0 ||
+		listen(fd, LISTEN_BACKLOG) != 0)
 	{
 		status_set(status, STATUS_IO, "could not listen at \"%s\": %s", path, strerror(errno));
 		umask(mask);
@@ -166,15 +167,17 @@ begin(Server *server, Status *status)
 	server->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	server->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	if (server->started == NULL || server->epoll_fd < 0 || server->wake_fd < 0)
-		return status_set(status, STATUS_IO, "could not set up the event loop: %s", strerror(errno));
+		return status_set(status, STATUS_IO, "could not set up the event loop: %s",
+						  strerror(errno));
 	if (server->options.sandbox && !sandbox_enter(status))
 		log_write(ENGINE_WARNING, "%s", status->message);
 	return watch(server, server->options.listen_fd, EPOLLIN, &listen_mark, status) &&
-		watch(server, server->wake_fd, EPOLLIN, &wake_mark, status) &&
-		(server->options.lifeline_fd < 0 ||
-		 watch(server, server->options.lifeline_fd, EPOLLIN | EPOLLRDHUP, &lifeline_mark, status)) &&
-		model_host_start(&server->host, &server->options.host, server->wake_fd, status) &&
-		start_preparers(server, status);
+		   watch(server, server->wake_fd, EPOLLIN, &wake_mark, status) &&
+		   (server->options.lifeline_fd < 0 ||
+			watch(server, server->options.lifeline_fd, EPOLLIN | EPOLLRDHUP, &lifeline_mark,
+				  status)) &&
+		   model_host_start(&server->host, &server->options.host, server->wake_fd, status) &&
+		   start_preparers(server, status);
 }
 
 /* ---- connections ---- */
@@ -186,7 +189,8 @@ peer_is_trusted(int fd)
 	struct ucred peer;
 	socklen_t	length = sizeof(peer);
 
-	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 && (peer.uid == geteuid() || peer.uid == 0);
+	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 &&
+		   (peer.uid == geteuid() || peer.uid == 0);
 }
 
 /* Leave callers in the backlog while no descriptors are left, or take them again. */
@@ -208,13 +212,15 @@ accept_connections(Server *server)
 {
 	for (;;)
 	{
-		int			fd = accept4(server->options.listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+		int			fd = accept4(server->options.listen_fd, NULL, NULL,
+								 SOCK_NONBLOCK | SOCK_CLOEXEC);
 		Connection *connection;
 		Status		status;
 
 		if (fd < 0)
 		{
-			set_full(server, errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM);
+			set_full(server,
+					 errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM);
 			return;
 		}
 		connection = peer_is_trusted(fd) ? connection_create(fd) : NULL;
@@ -275,7 +281,8 @@ read_connection(Server *server, Connection *connection)
 				break;
 			case READ_FRAME:
 				header = connection->header;
-				admission_take_frame(server, connection, &header, connection_take_payload(connection));
+				admission_take_frame(server, connection, &header,
+									 connection_take_payload(connection));
 				break;
 			case READ_CLOSED:
 				connection->closing = true;
@@ -304,7 +311,8 @@ close_connection(Server *server, Connection *connection)
 static void
 update_events(Server *server, Connection *connection)
 {
-	uint32_t	events = (connection->paused ? 0 : EPOLLIN) | (connection->output != NULL ? EPOLLOUT : 0);
+	uint32_t	events = (connection->paused ? 0 : EPOLLIN) |
+						 (connection->output != NULL ? EPOLLOUT : 0);
 	struct epoll_event event = {.events = events, .data.ptr = connection};
 
 	if (events == connection->events)
@@ -390,7 +398,9 @@ loop(Server *server)
 	while (!server->stop && !terminated)
 	{
 		bool		loading = atomic_load(&server->host.state) == HOST_LOADING;
-		int			timeout = resumed || may_resume(server) ? 0 : loading ? PROGRESS_MILLISECONDS : -1;
+		int			timeout = resumed || may_resume(server) ? 0
+							  : loading ? PROGRESS_MILLISECONDS
+															: -1;
 		int			count = epoll_pwait(server->epoll_fd, events, 64, timeout, &server->wait_mask);
 
 		for (int i = 0; i < count; i++)

@@ -46,7 +46,8 @@ typedef struct Server
 /* ---- admission.c ---- */
 
 /* A complete frame arrived. */
-extern void admission_take_frame(Server *server, Connection *connection, const WireHeader *header, uint8_t *payload);
+extern void admission_take_frame(Server *server, Connection *connection, const WireHeader *header,
+								 uint8_t *payload);
 
 /* Start whoever may start now; answer or refuse by the state of the model. */
 extern void admission_advance(Server *server);

@@ -120,7 +120,8 @@ typedef struct ChoiceRule
 typedef struct Choice
 {
 	int32_t		token;
-	float		log_probability;	/* of the token by the whole softmax, before temperature and filters; over the allowed tokens */
+	/* of the token by the whole softmax, before temperature and filters; over the allowed tokens */
+	float		log_probability;
 } Choice;
 
 typedef struct BackendOps
@@ -139,17 +140,17 @@ typedef struct BackendOps
 	bool		(*synchronize) (Backend *backend, Status *status);
 
 	/* Stack the parts and lay them out for products in the given format (TYPE_F32). */
-	bool		(*weight_create) (Backend *backend, const WeightPart *parts, int count, int inputs, DataType format,
-								  Weight *weight, Status *status);
+	bool (*weight_create)(Backend *backend, const WeightPart *parts, int count, int inputs,
+						  DataType format, Weight *weight, Status *status);
 	void		(*weight_destroy) (Backend *backend, Weight *weight);
-	bool		(*kv_create) (Backend *backend, int layers, int pages, int heads, int head_size, KvPool *pool,
-							  Status *status);
+	bool (*kv_create)(Backend *backend, int layers, int pages, int heads, int head_size,
+					  KvPool *pool, Status *status);
 	void		(*kv_destroy) (Backend *backend, KvPool *pool);
 
 	/* ---- products ---- */
 
 	/* y [R, N] from x [R, K] and weight [N, K]. y and x do not overlap. */
-	void		(*matmul) (Backend *backend, Tensor y, Tensor x, const Weight *weight, Epilogue epilogue);
+	void (*matmul)(Backend *backend, Tensor y, Tensor x, const Weight *weight, Epilogue epilogue);
 
 	/* ---- rows ---- */
 
@@ -157,8 +158,12 @@ typedef struct BackendOps
 	void		(*embed) (Backend *backend, Tensor y, Tensor table, Tensor ids);
 	/* y [R, K] = x's rows at index i32 [1, R]. */
 	void		(*gather) (Backend *backend, Tensor y, Tensor x, Tensor index);
-	/* y = (x - mean) / sqrt(variance + epsilon) * weight + bias; weight, bias f32 [1, K]. y may be x. */
-	void		(*layer_norm) (Backend *backend, Tensor y, Tensor x, Tensor weight, Tensor bias, float epsilon);
+	/*
+	 * y = (x - mean) / sqrt(variance + epsilon) * weight + bias; weight, bias f32 [1, K]. y may be
+	 * x.
+	 */
+	void (*layer_norm)(Backend *backend, Tensor y, Tensor x, Tensor weight, Tensor bias,
+					   float epsilon);
 	/* y = x / sqrt(mean(x^2) + epsilon) * weight. y may be x. */
 	void		(*rms_norm) (Backend *backend, Tensor y, Tensor x, Tensor weight, float epsilon);
 	/* x = activation(x) in place, where something had to be added before it. */
@@ -173,8 +178,12 @@ typedef struct BackendOps
 
 	/* ---- attention ---- */
 
-	/* Put keys and values [R, heads * D] at slots i32 [1, R] (page * KV_PAGE_KEYS + place) of one layer. */
-	void		(*kv_write) (Backend *backend, const KvPool *pool, int layer, Tensor keys, Tensor values, Tensor slots);
+	/*
+	 * Put keys and values [R, heads * D] at slots i32 [1, R] (page * KV_PAGE_KEYS + place) of one
+	 * layer.
+	 */
+	void (*kv_write)(Backend *backend, const KvPool *pool, int layer, Tensor keys, Tensor values,
+					 Tensor slots);
 	/* y [R, heads * D] = softmax(scale q k^T) v over each row's span of one layer. */
 	void		(*attention) (Backend *backend, Tensor y, Tensor q, const KvPool *pool, int layer,
 							  const AttentionPlan *plan);
@@ -186,15 +195,19 @@ typedef struct BackendOps
 	 * normalised by mean and deviation of each channel (of 0..1), or f32 [3, S, S]
 	 * already normalised. Patches row by row; inside, channel, row, column.
 	 */
-	void		(*patches) (Backend *backend, Tensor y, Tensor pixels, int image_size, int patch_size,
-							const float mean[3], const float deviation[3]);
-	/* y [images * (1 + P), W] = class token in front of each image's P embedded patches, plus positions [1 + P, W]. */
-	void		(*vision_tokens) (Backend *backend, Tensor y, Tensor patches, Tensor class_token, Tensor positions);
+	void (*patches)(Backend *backend, Tensor y, Tensor pixels, int image_size, int patch_size,
+					const float mean[3], const float deviation[3]);
+	/*
+	 * y [images * (1 + P), W] = class token in front of each image's P embedded patches, plus
+	 * positions [1 + P, W].
+	 */
+	void (*vision_tokens)(Backend *backend, Tensor y, Tensor patches, Tensor class_token,
+						  Tensor positions);
 
 	/* ---- the end of a step ---- */
 
 	/* One choice for each row of logits f32 [R, V] into host memory. Waits for the device. */
-	void		(*choose) (Backend *backend, Tensor logits, const ChoiceRule *rules, Choice *choices);
+	void (*choose)(Backend *backend, Tensor logits, const ChoiceRule *rules, Choice *choices);
 } BackendOps;
 
 struct Backend
@@ -208,7 +221,10 @@ typedef struct CpuOptions
 	const char *instruction_set;	/* NULL or "auto": the best; "portable", "avx2", "avx512" */
 } CpuOptions;
 
-/* Open the backend of the processor. STATUS_NOT_SUPPORTED names an instruction set that the machine lacks. */
+/*
+ * Open the backend of the processor. STATUS_NOT_SUPPORTED names an instruction set that the machine
+ * lacks.
+ */
 extern Backend *backend_open_cpu(const CpuOptions *options, Status *status);
 
 #endif

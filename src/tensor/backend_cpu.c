@@ -116,7 +116,8 @@ backend_open_cpu(const CpuOptions *options, Status *status)
 		cpu_close(&cpu->base);
 		return NULL;
 	}
-	sums = (size_t) thread_pool_threads(cpu->pool) * MATMUL_ROW_BLOCK * MATMUL_MAX_PANEL * sizeof(float);
+	sums = (size_t) thread_pool_threads(cpu->pool) * MATMUL_ROW_BLOCK * MATMUL_MAX_PANEL *
+		   sizeof(float);
 	cpu->sums = aligned_alloc(64, sums);
 	if (cpu->sums == NULL)
 	{

@@ -33,7 +33,8 @@ layer_data(const KvPool *pool, int layer)
 }
 
 bool
-cpu_kv_create(Backend *backend, int layers, int pages, int heads, int head_size, KvPool *pool, Status *status)
+cpu_kv_create(Backend *backend, int layers, int pages, int heads, int head_size, KvPool *pool,
+			  Status *status)
 {
 	pool->layers = layers;
 	pool->pages = pages;
@@ -69,7 +70,8 @@ kv_write_row(void *argument, int row, int thread)
 
 	for (int h = 0; h < job->pool->heads; h++)
 	{
-		float	   *keys = job->layer + page_floats(job->pool) * (size_t) page + head_floats(job->pool) * (size_t) h;
+		float	   *keys = job->layer + page_floats(job->pool) * (size_t) page +
+						   head_floats(job->pool) * (size_t) h;
 		float	   *values = keys + size * KV_PAGE_KEYS + place * size;
 		const float *k = cpu_row(job->keys, row) + h * size;
 
@@ -80,7 +82,8 @@ kv_write_row(void *argument, int row, int thread)
 }
 
 void
-cpu_kv_write(Backend *backend, const KvPool *pool, int layer, Tensor keys, Tensor values, Tensor slots)
+cpu_kv_write(Backend *backend, const KvPool *pool, int layer, Tensor keys, Tensor values,
+			 Tensor slots)
 {
 	KvWriteJob	job = {pool, layer_data(pool, layer), keys, values, slots.data};
 
@@ -141,8 +144,8 @@ attention_task(void *argument, int task, int thread)
 	{
 		int			rows = 1;
 
-		while (row + rows < end &&
-			   spans[(row + rows) * ATTENTION_SPAN_FIELDS + SPAN_LIST] == spans[row * ATTENTION_SPAN_FIELDS + SPAN_LIST])
+		while (row + rows < end && spans[(row + rows) * ATTENTION_SPAN_FIELDS + SPAN_LIST] ==
+									   spans[row * ATTENTION_SPAN_FIELDS + SPAN_LIST])
 			rows++;
 		attend_rows(job, row, rows, head);
 		row += rows;
@@ -150,7 +153,8 @@ attention_task(void *argument, int task, int thread)
 }
 
 void
-cpu_attention(Backend *backend, Tensor y, Tensor q, const KvPool *pool, int layer, const AttentionPlan *plan)
+cpu_attention(Backend *backend, Tensor y, Tensor q, const KvPool *pool, int layer,
+			  const AttentionPlan *plan)
 {
 	CpuBackend *cpu = (CpuBackend *) backend;
 	AttentionJob job = {cpu->kernels, pool, layer_data(pool, layer), y, q, plan};

@@ -8,7 +8,9 @@
 #include "kernels.h"
 #include "thread_pool.h"
 
-/* Rows whose sums a thread keeps while a panel of weights goes by; a multiple of every tile_rows. */
+/*
+ * Rows whose sums a thread keeps while a panel of weights goes by; a multiple of every tile_rows.
+ */
 #define MATMUL_ROW_BLOCK 96
 /* Widest panel of any kernel set. */
 #define MATMUL_MAX_PANEL 64
@@ -36,30 +38,34 @@ cpu_row(Tensor tensor, int r)
 }
 
 /* cpu_matmul.c */
-extern bool cpu_weight_create(Backend *backend, const WeightPart *parts, int count, int inputs, DataType format,
-							  Weight *weight, Status *status);
+extern bool cpu_weight_create(Backend *backend, const WeightPart *parts, int count, int inputs,
+							  DataType format, Weight *weight, Status *status);
 extern void cpu_weight_destroy(Backend *backend, Weight *weight);
-extern void cpu_matmul(Backend *backend, Tensor y, Tensor x, const Weight *weight, Epilogue epilogue);
+extern void cpu_matmul(Backend *backend, Tensor y, Tensor x, const Weight *weight,
+					   Epilogue epilogue);
 
 /* cpu_attention.c */
-extern bool cpu_kv_create(Backend *backend, int layers, int pages, int heads, int head_size, KvPool *pool,
-						  Status *status);
+extern bool cpu_kv_create(Backend *backend, int layers, int pages, int heads, int head_size,
+						  KvPool *pool, Status *status);
 extern void cpu_kv_destroy(Backend *backend, KvPool *pool);
-extern void cpu_kv_write(Backend *backend, const KvPool *pool, int layer, Tensor keys, Tensor values, Tensor slots);
+extern void cpu_kv_write(Backend *backend, const KvPool *pool, int layer, Tensor keys,
+						 Tensor values, Tensor slots);
 extern void cpu_attention(Backend *backend, Tensor y, Tensor q, const KvPool *pool, int layer,
 						  const AttentionPlan *plan);
 
 /* cpu_rows.c */
 extern void cpu_embed(Backend *backend, Tensor y, Tensor table, Tensor ids);
 extern void cpu_gather(Backend *backend, Tensor y, Tensor x, Tensor index);
-extern void cpu_layer_norm(Backend *backend, Tensor y, Tensor x, Tensor weight, Tensor bias, float epsilon);
+extern void cpu_layer_norm(Backend *backend, Tensor y, Tensor x, Tensor weight, Tensor bias,
+						   float epsilon);
 extern void cpu_rms_norm(Backend *backend, Tensor y, Tensor x, Tensor weight, float epsilon);
 extern void cpu_activate(Backend *backend, Tensor x, Activation activation);
 extern void cpu_swiglu(Backend *backend, Tensor y, Tensor gate_up);
 extern void cpu_rotary(Backend *backend, Tensor x, int heads, Tensor positions, Tensor table);
 extern void cpu_patches(Backend *backend, Tensor y, Tensor pixels, int image_size, int patch_size,
 						const float mean[3], const float deviation[3]);
-extern void cpu_vision_tokens(Backend *backend, Tensor y, Tensor patches, Tensor class_token, Tensor positions);
+extern void cpu_vision_tokens(Backend *backend, Tensor y, Tensor patches, Tensor class_token,
+							  Tensor positions);
 
 /* cpu_choose.c */
 extern void cpu_choose(Backend *backend, Tensor logits, const ChoiceRule *rules, Choice *choices);

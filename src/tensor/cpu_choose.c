@@ -44,7 +44,8 @@ set_probabilities(SamplingCandidate *candidates, int count)
 
 	for (int i = 0; i < count; i++)
 	{
-		candidates[i].probability = exp((double) candidates[i].logit - (double) candidates[0].logit);
+		candidates[i].probability = exp((double) candidates[i].logit -
+										(double) candidates[0].logit);
 		sum += candidates[i].probability;
 	}
 	for (int i = 0; i < count; i++)
@@ -52,7 +53,8 @@ set_probabilities(SamplingCandidate *candidates, int count)
 }
 
 int
-sampling_distribution(const float *logits, int vocabulary, const ChoiceRule *rule, SamplingCandidate *candidates)
+sampling_distribution(const float *logits, int vocabulary, const ChoiceRule *rule,
+					  SamplingCandidate *candidates)
 {
 	int			count = 0;
 	double		before = 0;
@@ -147,5 +149,6 @@ cpu_choose(Backend *backend, Tensor logits, const ChoiceRule *rules, Choice *cho
 {
 	ChooseJob	job = {logits, rules, choices};
 
-	cpu_run((CpuBackend *) backend, choose_row, &job, logits.rows, 20.0 * logits.rows * logits.columns);
+	cpu_run((CpuBackend *) backend, choose_row, &job, logits.rows,
+			20.0 * logits.rows * logits.columns);
 }

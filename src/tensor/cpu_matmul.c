@@ -17,7 +17,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Depth of a block: 512 * 64 outputs * 4 bytes = 128 KB of a panel stay in the second-level cache. */
+/*
+ * Depth of a block: 512 * 64 outputs * 4 bytes = 128 KB of a panel stay in the second-level cache.
+ */
 #define DEPTH_BLOCK 512
 
 typedef struct PackJob
@@ -66,8 +68,10 @@ pack_panel(void *argument, int task, int thread)
 			if (part == NULL)
 				memset(buffer, 0, sizeof(buffer));
 			else
-				convert_to_f32((const char *) part->data + ((size_t) row * (size_t) job->inputs + (size_t) k) *
-							   data_type_size(part->type), part->type, (size_t) length, buffer);
+				convert_to_f32((const char *) part->data +
+								   ((size_t) row * (size_t) job->inputs + (size_t) k) *
+									   data_type_size(part->type),
+							   part->type, (size_t) length, buffer);
 			for (int i = 0; i < length; i++)
 				packed[(size_t) (k + i) * (size_t) panel + (size_t) p] = buffer[i];
 		}
@@ -75,8 +79,8 @@ pack_panel(void *argument, int task, int thread)
 }
 
 bool
-cpu_weight_create(Backend *backend, const WeightPart *parts, int count, int inputs, DataType format, Weight *weight,
-				  Status *status)
+cpu_weight_create(Backend *backend, const WeightPart *parts, int count, int inputs, DataType format,
+				  Weight *weight, Status *status)
 {
 	CpuBackend *cpu = (CpuBackend *) backend;
 	int			panel = cpu->kernels->panel;
@@ -85,7 +89,8 @@ cpu_weight_create(Backend *backend, const WeightPart *parts, int count, int inpu
 	PackJob		job = {parts, count, inputs, panel, NULL};
 
 	if (format != TYPE_F32)
-		return status_set(status, STATUS_NOT_SUPPORTED, "weights in %s are not supported", data_type_name(format));
+		return status_set(status, STATUS_NOT_SUPPORTED, "weights in %s are not supported",
+						  data_type_name(format));
 	for (int i = 0; i < count; i++)
 		outputs += parts[i].outputs;
 	panels = (outputs + panel - 1) / panel;
@@ -119,7 +124,8 @@ typedef struct MatmulJob
 
 /* sums [rows, panel] = x's rows times one panel. */
 static void
-multiply_block(const MatmulJob *job, int first_row, int rows, const float *panel_weights, float *sums)
+multiply_block(const MatmulJob *job, int first_row, int rows, const float *panel_weights,
+			   float *sums)
 {
 	const Kernels *kernels = job->cpu->kernels;
 	int			depth = job->weight->inputs;
@@ -132,7 +138,8 @@ multiply_block(const MatmulJob *job, int first_row, int rows, const float *panel
 		{
 			int			tile = rows - r < kernels->tile_rows ? rows - r : kernels->tile_rows;
 
-			kernels->multiply_panel(tile, part, cpu_row(job->x, first_row + r) + k, (size_t) job->x.stride,
+			kernels->multiply_panel(tile, part, cpu_row(job->x, first_row + r) + k,
+									(size_t) job->x.stride,
 									panel_weights + (size_t) k * (size_t) kernels->panel,
 									sums + (size_t) r * (size_t) kernels->panel, k == 0);
 		}
@@ -171,14 +178,19 @@ matmul_task(void *argument, int task, int thread)
 	int			panel = job->cpu->kernels->panel;
 	int			first_output = task / job->row_blocks * panel;
 	int			first_row = task % job->row_blocks * MATMUL_ROW_BLOCK;
-	int			rows = job->x.rows - first_row < MATMUL_ROW_BLOCK ? job->x.rows - first_row : MATMUL_ROW_BLOCK;
-	int			outputs = job->weight->outputs - first_output < panel ? job->weight->outputs - first_output : panel;
+	int			rows = job->x.rows - first_row < MATMUL_ROW_BLOCK ? job->x.rows - first_row
+																  : MATMUL_ROW_BLOCK;
+	int			outputs = job->weight->outputs - first_output < panel
+							  ? job->weight->outputs - first_output
+							  : panel;
 	float	   *sums = job->cpu->sums + (size_t) thread * MATMUL_ROW_BLOCK * MATMUL_MAX_PANEL;
-	const float *weights = (const float *) job->weight->data + (size_t) first_output * (size_t) job->weight->inputs;
+	const float *weights = (const float *) job->weight->data +
+						   (size_t) first_output * (size_t) job->weight->inputs;
 
 	multiply_block(job, first_row, rows, weights, sums);
 	for (int r = 0; r < rows; r++)
-		finish_row(job, sums + r * panel, first_output, outputs, cpu_row(job->y, first_row + r) + first_output);
+		finish_row(job, sums + r * panel, first_output, outputs,
+				   cpu_row(job->y, first_row + r) + first_output);
 }
 
 void
@@ -186,7 +198,9 @@ cpu_matmul(Backend *backend, Tensor y, Tensor x, const Weight *weight, Epilogue 
 {
 	CpuBackend *cpu = (CpuBackend *) backend;
 	int			panels = (weight->outputs + cpu->kernels->panel - 1) / cpu->kernels->panel;
-	MatmulJob	job = {cpu, y, x, weight, epilogue, (x.rows + MATMUL_ROW_BLOCK - 1) / MATMUL_ROW_BLOCK};
+	MatmulJob	job = {cpu,	   y,		 x,
+					   weight, epilogue, (x.rows + MATMUL_ROW_BLOCK - 1) / MATMUL_ROW_BLOCK};
 
-	cpu_run(cpu, matmul_task, &job, panels * job.row_blocks, (double) x.rows * weight->outputs * weight->inputs);
+	cpu_run(cpu, matmul_task, &job, panels * job.row_blocks,
+			(double) x.rows * weight->outputs * weight->inputs);
 }

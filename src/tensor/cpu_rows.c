@@ -36,7 +36,8 @@ embed_row(void *argument, int row, int thread)
 {
 	RowJob	   *job = argument;
 	size_t		size = data_type_size(job->x.type);
-	const char *from = (const char *) job->x.data + (size_t) job->index[row] * (size_t) job->x.stride * size;
+	const char *from = (const char *) job->x.data +
+					   (size_t) job->index[row] * (size_t) job->x.stride * size;
 
 	convert_to_f32(from, job->x.type, (size_t) job->y.columns, cpu_row(job->y, row));
 }
@@ -54,7 +55,8 @@ gather_row(void *argument, int row, int thread)
 {
 	RowJob	   *job = argument;
 
-	memcpy(cpu_row(job->y, row), cpu_row(job->x, job->index[row]), (size_t) job->y.columns * sizeof(float));
+	memcpy(cpu_row(job->y, row), cpu_row(job->x, job->index[row]),
+		   (size_t) job->y.columns * sizeof(float));
 }
 
 void
@@ -70,8 +72,8 @@ layer_norm_row(void *argument, int row, int thread)
 {
 	RowJob	   *job = argument;
 
-	job->kernels->layer_norm(job->y.columns, cpu_row(job->x, row), job->weight.data, job->bias.data, job->epsilon,
-							 cpu_row(job->y, row));
+	job->kernels->layer_norm(job->y.columns, cpu_row(job->x, row), job->weight.data, job->bias.data,
+							 job->epsilon, cpu_row(job->y, row));
 }
 
 void
@@ -185,8 +187,8 @@ patch_pixel(const PatchJob *job, int image, int channel, int row, int column)
 
 	if (job->pixels.type == TYPE_U8)
 	{
-		const uint8_t *pixel = (const uint8_t *) job->pixels.data + (size_t) image * (size_t) job->pixels.stride +
-			place * 3;
+		const uint8_t *pixel = (const uint8_t *) job->pixels.data +
+							   (size_t) image * (size_t) job->pixels.stride + place * 3;
 
 		return ((float) pixel[channel] / 255.0f - job->mean[channel]) / job->deviation[channel];
 	}
@@ -211,8 +213,8 @@ patch_task(void *argument, int task, int thread)
 }
 
 void
-cpu_patches(Backend *backend, Tensor y, Tensor pixels, int image_size, int patch_size, const float mean[3],
-			const float deviation[3])
+cpu_patches(Backend *backend, Tensor y, Tensor pixels, int image_size, int patch_size,
+			const float mean[3], const float deviation[3])
 {
 	PatchJob	job = {y, pixels, image_size, patch_size, mean, deviation};
 
@@ -225,7 +227,8 @@ vision_token_row(void *argument, int row, int thread)
 	RowJob	   *job = argument;
 	int			tokens = job->bias.rows;	/* 1 + patches of an image */
 	int			place = row % tokens;
-	const float *from = place == 0 ? job->weight.data : cpu_row(job->x, row / tokens * (tokens - 1) + place - 1);
+	const float *from = place == 0 ? job->weight.data
+								   : cpu_row(job->x, row / tokens * (tokens - 1) + place - 1);
 	const float *position = cpu_row(job->bias, place);
 	float	   *y = cpu_row(job->y, row);
 

@@ -59,7 +59,8 @@ kernels_select(const char *name, Status *status)
 			return candidates[i].kernels;
 		if (!any)
 		{
-			status_set(status, STATUS_NOT_SUPPORTED, "this machine does not have the instruction set \"%s\"", name);
+			status_set(status, STATUS_NOT_SUPPORTED,
+					   "this machine does not have the instruction set \"%s\"", name);
 			return NULL;
 		}
 	}

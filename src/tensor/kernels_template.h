@@ -110,7 +110,8 @@ v_exp(Vector x)
 {
 	const Vector ln2_high = v_set(0.693145751953125f);	/* 20 bits: n times it is exact */
 	const Vector ln2_low = v_set(1.42860682030941723e-06f);
-	const Vector round = v_set(12582912.0f);			/* 1.5 * 2^23: adding it rounds to an integer */
+	/* 1.5 * 2^23: adding it rounds to an integer */
+	const Vector round = v_set(12582912.0f);
 	IntVector	tiny = x < v_set(-87.3f);
 	Vector		n;
 	Vector		r;
@@ -174,8 +175,8 @@ v_gelu(Vector x)
  * constant wherever this is inlined, so that the loops unroll.
  */
 static inline __attribute__((always_inline)) void
-multiply_tile(const int rows, int depth, const float *x, size_t x_stride, const float *weights, float *sums,
-			  bool first)
+multiply_tile(const int rows, int depth, const float *x, size_t x_stride, const float *weights,
+			  float *sums, bool first)
 {
 	Vector		sum[TILE_ROWS][PANEL_VECTORS];
 
@@ -202,7 +203,8 @@ multiply_tile(const int rows, int depth, const float *x, size_t x_stride, const 
 }
 
 static void
-multiply_panel(int rows, int depth, const float *x, size_t x_stride, const float *weights, float *sums, bool first)
+multiply_panel(int rows, int depth, const float *x, size_t x_stride, const float *weights,
+			   float *sums, bool first)
 {
 	switch (rows)
 	{
@@ -254,7 +256,8 @@ sum_row(int columns, const float *x, float shift, int power)
 }
 
 static void
-layer_norm(int columns, const float *x, const float *weight, const float *bias, float epsilon, float *y)
+layer_norm(int columns, const float *x, const float *weight, const float *bias, float epsilon,
+		   float *y)
 {
 	float		mean = sum_row(columns, x, 0.0f, 1) / (float) columns;
 	float		variance = sum_row(columns, x, mean, 2) / (float) columns;
@@ -379,26 +382,29 @@ soften_page(RunningRow *row, float scale, int low, int high)
 	return shrink;
 }
 
-/* The part of add_values for `vectors` whole vectors of y from d on; vectors is a constant where this is inlined. */
+/*
+ * The part of add_values for `vectors` whole vectors of y from d on; vectors is a constant where
+ * this is inlined.
+ */
 static inline __attribute__((always_inline)) void
-add_value_vectors(const int vectors, const AttendTile *tile, const float *values, const float *weights, float shrink,
-				  int low, int high, int d, float *y)
+add_value_vectors(const int vectors, const AttendTile *tile, const float *values,
+				  const float *weights, float shrink, int low, int high, int d, float *y)
 {
 	Vector		sum[4];
 
 	UNROLL for (int v = 0; v < vectors; v++)
 		sum[v] = v_load(y + d + v * LANES) * v_set(shrink);
 	for (int j = low; j < high; j++)
-		UNROLL for (int v = 0; v < vectors; v++)
-			sum[v] = v_fma(v_set(weights[j]), v_load(values + j * tile->value_stride + d + v * LANES), sum[v]);
+		UNROLL for (int v = 0; v < vectors; v++) sum[v] = v_fma(
+			v_set(weights[j]), v_load(values + j * tile->value_stride + d + v * LANES), sum[v]);
 	UNROLL for (int v = 0; v < vectors; v++)
 		v_store(y + d + v * LANES, sum[v]);
 }
 
 /* y = y * shrink + sum over keys [low, high) of weight * value. */
 static inline void
-add_values(const AttendTile *tile, const float *values, const float *weights, float shrink, int low, int high,
-		   float *y)
+add_values(const AttendTile *tile, const float *values, const float *weights, float shrink, int low,
+		   int high, float *y)
 {
 	int			size = tile->head_size;
 	int			d = 0;
@@ -414,7 +420,8 @@ add_values(const AttendTile *tile, const float *values, const float *weights, fl
 		Vector		sum = v_load_part(y + d, size - d, 0.0f) * v_set(shrink);
 
 		for (int j = low; j < high; j++)
-			sum = v_fma(v_set(weights[j]), v_load_part(values + j * tile->value_stride + d, size - d, 0.0f), sum);
+			sum = v_fma(v_set(weights[j]),
+						v_load_part(values + j * tile->value_stride + d, size - d, 0.0f), sum);
 		v_store_part(y + d, sum, size - d);
 	}
 }
@@ -442,14 +449,15 @@ attend_rows(const int rows, const AttendTile *tile)
 		for (int r = 0; r < rows; r++)
 		{
 			int			low = tile->first[r] > begin ? tile->first[r] - begin : 0;
-			int			high = tile->end[r] < begin + KV_PAGE_KEYS ? tile->end[r] - begin : KV_PAGE_KEYS;
+			int			high = tile->end[r] < begin + KV_PAGE_KEYS ? tile->end[r] - begin
+																   : KV_PAGE_KEYS;
 			float		shrink;
 
 			if (low >= high)
 				continue;
 			shrink = soften_page(&running[r], tile->scale[r], low, high);
-			add_values(tile, tile->values + page * tile->page_stride, running[r].weights, shrink, low, high,
-					   tile->y[r]);
+			add_values(tile, tile->values + page * tile->page_stride, running[r].weights, shrink,
+					   low, high, tile->y[r]);
 		}
 	}
 	for (int r = 0; r < rows; r++)

@@ -33,7 +33,9 @@
 
 #define WIRE_HEADER_SIZE 16
 
-/* No frame is larger, whatever a setting allows: what PostgreSQL's bytea can hold, and some fields. */
+/*
+ * No frame is larger, whatever a setting allows: what PostgreSQL's bytea can hold, and some fields.
+ */
 #define WIRE_MAX_PAYLOAD ((uint32_t) 1100 * 1024 * 1024)
 
 typedef enum WireType

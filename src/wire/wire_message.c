@@ -94,7 +94,8 @@ wire_fields_read(const uint8_t *payload, size_t length, WireFields *fields, Stat
 		at += FIELD_HEADER_SIZE;
 		if (length - at < size)
 			return status_set(status, STATUS_PROTOCOL,
-							  "a message ends inside field %u: %zu bytes of %u", tag, length - at, size);
+							  "a message ends inside field %u: %zu bytes of %u", tag, length - at,
+							  size);
 		if (tag <= WIRE_FIELD_LAST)
 		{
 			if (fields->bytes[tag] != NULL)

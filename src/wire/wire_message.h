@@ -43,10 +43,12 @@ typedef enum WireField
 	WIRE_FIELD_ROLE = 4,		/* u32, oid */
 	WIRE_FIELD_PROMPT = 5,		/* text */
 	WIRE_FIELD_HISTORY = 6,		/* JSON text; absent: an empty history */
-	WIRE_FIELD_OPTIONS = 7,		/* JSON text, an object; absent: none. Overrides the session's settings below */
+	/* JSON text, an object; absent: none. Overrides the session's settings below */
+	WIRE_FIELD_OPTIONS = 7,
 	WIRE_FIELD_IMAGE = 8,		/* bytes of a JPEG or PNG file; absent: language only */
 	WIRE_FIELD_MAX_PIXELS = 9,	/* u64, mmgpt.max_image_pixels; absent: 100 million */
-	WIRE_FIELD_MAX_TOKENS = 10,	/* u32, mmgpt.max_tokens; each of these absent: the setting's default */
+	/* u32, mmgpt.max_tokens; each of these absent: the setting's default */
+	WIRE_FIELD_MAX_TOKENS = 10,
 	WIRE_FIELD_TEMPERATURE = 11,	/* f64 */
 	WIRE_FIELD_TOP_K = 12,		/* u32 */
 	WIRE_FIELD_TOP_P = 13,		/* f64 */
@@ -72,7 +74,8 @@ typedef enum WireField
 	/* of hello */
 	WIRE_FIELD_WIRE_VERSION = 64,	/* u32, WIRE_VERSION of the engine */
 	WIRE_FIELD_ENGINE_VERSION = 65,	/* text, as in mmgpt_version() */
-	WIRE_FIELD_MODEL_DIGEST = 66,	/* text, 64 hexadecimal digits; empty while no model is loaded */
+	/* text, 64 hexadecimal digits; empty while no model is loaded */
+	WIRE_FIELD_MODEL_DIGEST = 66,
 
 	/* of progress */
 	WIRE_FIELD_FRACTION = 80,	/* f64, 0 to 1, of the model's bytes loaded */
@@ -112,7 +115,8 @@ typedef struct WireFields
 } WireFields;
 
 /* Read a payload; false (STATUS_PROTOCOL) when it does not have the form above. */
-extern bool wire_fields_read(const uint8_t *payload, size_t length, WireFields *fields, Status *status);
+extern bool wire_fields_read(const uint8_t *payload, size_t length, WireFields *fields,
+							 Status *status);
 
 /* True where the field is present. */
 extern bool wire_has(const WireFields *fields, WireField field);
@@ -123,7 +127,9 @@ extern uint64_t wire_get_u64(const WireFields *fields, WireField field, uint64_t
 extern int64_t wire_get_i64(const WireFields *fields, WireField field, int64_t fallback);
 extern double wire_get_f64(const WireFields *fields, WireField field, double fallback);
 
-/* The payload of an ERROR frame from a Status, and back. The buffer of the writer needs 2048 bytes. */
+/*
+ * The payload of an ERROR frame from a Status, and back. The buffer of the writer needs 2048 bytes.
+ */
 extern void wire_write_status(WireWriter *writer, const Status *status);
 extern void wire_get_status(const WireFields *fields, Status *status);
 

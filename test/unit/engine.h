@@ -126,7 +126,9 @@ static UNIT_UNUSED Engine
 engine_open(const char *directory, const char *instruction_set, int threads, int attend_previous)
 {
 	CpuOptions	cpu = {threads, instruction_set};
-	ModelOptions options = {.attend_previous = attend_previous, .max_step_tokens = 512, .max_step_logits = 256,
+	ModelOptions options = {.attend_previous = attend_previous,
+							.max_step_tokens = 512,
+							.max_step_logits = 256,
 							.max_images = 4};
 	SpecialTokens special;
 	Engine		engine = {0};
@@ -143,7 +145,8 @@ engine_open(const char *directory, const char *instruction_set, int threads, int
 	special = (SpecialTokens) {engine.config->unk, engine.config->bos, engine.config->eos,
 							   engine.config->endofchunk, engine.config->image, engine.config->pad};
 	snprintf(path, sizeof(path), "%s/tokenizer.model", directory);
-	engine.tokenizer = tokenizer_open(path, &special, engine.config->decoder.base_vocabulary, &engine.status);
+	engine.tokenizer = tokenizer_open(path, &special, engine.config->decoder.base_vocabulary,
+									  &engine.status);
 	if (engine.tokenizer == NULL)
 		engine_bail(path, &engine.status);
 	return engine;
@@ -158,15 +161,18 @@ engine_close(Engine *engine)
 	arena_free(engine->arena);
 }
 
-/* Make a directory in PEFT's form around model-a's LoRA tensors. directory is a template of mkdtemp. */
+/*
+ * Make a directory in PEFT's form around model-a's LoRA tensors. directory is a template of
+ * mkdtemp.
+ */
 static UNIT_UNUSED void
 engine_make_adapter(char *directory)
 {
 	json_t	   *config = golden_json(MODEL_A "/config.json");
 	json_t	   *lora = json_object_get(config, "lora");
-	json_t	   *adapter = json_pack("{s:s, s:O, s:O, s:O}", "peft_type", "LORA", "r", json_object_get(lora, "r"),
-									"lora_alpha", json_object_get(lora, "alpha"),
-									"target_modules", json_object_get(lora, "target_modules"));
+	json_t	   *adapter = json_pack(
+		"{s:s, s:O, s:O, s:O}", "peft_type", "LORA", "r", json_object_get(lora, "r"), "lora_alpha",
+		json_object_get(lora, "alpha"), "target_modules", json_object_get(lora, "target_modules"));
 	char	   *tensors = realpath(MODEL_A "/lora_forward.safetensors", NULL);
 	char		path[256];
 
@@ -212,15 +218,16 @@ engine_encode(Engine *engine, const Picture *pictures, int count, Adapter *adapt
  * tokens. chunk 1 is what decoding with the cache does.
  */
 static UNIT_UNUSED float *
-engine_forward(Engine *engine, const Picture *pictures, int picture_count, Adapter *adapter, const int32_t *ids,
-			   int count, int chunk)
+engine_forward(Engine *engine, const Picture *pictures, int picture_count, Adapter *adapter,
+			   const int32_t *ids, int count, int chunk)
 {
 	size_t		vocabulary = (size_t) engine->config->decoder.vocabulary;
 	float	   *logits = calloc((size_t) count * vocabulary, sizeof(float));
 	Media	   *media = engine_encode(engine, pictures, picture_count, adapter);
-	Sequence   *sequence = sequence_open(engine->model, media, adapter, ids, count, &engine->status);
+	Sequence *sequence = sequence_open(engine->model, media, adapter, ids, count, &engine->status);
 
-	if (logits == NULL || sequence == NULL || !sequence_reserve(engine->model, sequence, count, &engine->status))
+	if (logits == NULL || sequence == NULL ||
+		!sequence_reserve(engine->model, sequence, count, &engine->status))
 		engine_bail("sequence", &engine->status);
 	for (int first = 0; first < count; first += chunk)
 	{
@@ -228,7 +235,8 @@ engine_forward(Engine *engine, const Picture *pictures, int picture_count, Adapt
 		StepItem	item = {sequence, ids + first, rows, rows};
 
 		if (!model_step(engine->model, &item, 1, &engine->status) ||
-			!model_read_logits(engine->model, rows, logits + (size_t) first * vocabulary, &engine->status))
+			!model_read_logits(engine->model, rows, logits + (size_t) first * vocabulary,
+							   &engine->status))
 			engine_bail("step", &engine->status);
 	}
 	sequence_close(engine->model, sequence);
@@ -238,7 +246,8 @@ engine_forward(Engine *engine, const Picture *pictures, int picture_count, Adapt
 
 /* A generation for the scheduler: prompt copied, greedy unless options say otherwise. */
 static UNIT_UNUSED Generation *
-engine_generation(Engine *engine, const int32_t *ids, int count, PictureSet *set, const RequestOptions *options)
+engine_generation(Engine *engine, const int32_t *ids, int count, PictureSet *set,
+				  const RequestOptions *options)
 {
 	Generation *generation = arena_take(engine->arena, sizeof(Generation));
 	int32_t    *prompt = arena_take_array(engine->arena, (size_t) count, sizeof(int32_t));
@@ -246,7 +255,8 @@ engine_generation(Engine *engine, const int32_t *ids, int count, PictureSet *set
 	if (generation == NULL || prompt == NULL)
 		engine_bail("generation", NULL);
 	memcpy(prompt, ids, (size_t) count * sizeof(int32_t));
-	if (!generation_begin(generation, engine->arena, engine->config, prompt, count, set, options, &engine->status))
+	if (!generation_begin(generation, engine->arena, engine->config, prompt, count, set, options,
+						  &engine->status))
 		engine_bail("generation", &engine->status);
 	if (set != NULL)
 		generation->adapter = set->adapter;
@@ -265,8 +275,8 @@ engine_finished(Generation *generation, void *argument)
 static UNIT_UNUSED void
 engine_run(Engine *engine, Generation **generations, int count, SchedulerCounters *counters)
 {
-	Scheduler  *scheduler = scheduler_create(engine->model, engine->tokenizer, &(SchedulerOptions) {0},
-											 &engine->status);
+	Scheduler *scheduler = scheduler_create(engine->model, engine->tokenizer,
+											&(SchedulerOptions){0}, &engine->status);
 
 	if (scheduler == NULL)
 		engine_bail("scheduler", &engine->status);

@@ -95,9 +95,9 @@ picture_put_header(png_structp png, png_infop info, const PngRecipe *recipe)
 {
 	uint8_t		exif[26];
 
-	png_set_IHDR(png, info, (png_uint_32) recipe->width, (png_uint_32) recipe->height, recipe->bits, recipe->type,
-				 recipe->interlaced ? PNG_INTERLACE_ADAM7 : PNG_INTERLACE_NONE, PNG_COMPRESSION_TYPE_DEFAULT,
-				 PNG_FILTER_TYPE_DEFAULT);
+	png_set_IHDR(png, info, (png_uint_32) recipe->width, (png_uint_32) recipe->height, recipe->bits,
+				 recipe->type, recipe->interlaced ? PNG_INTERLACE_ADAM7 : PNG_INTERLACE_NONE,
+				 PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
 	if (recipe->palette != NULL)
 		png_set_PLTE(png, info, recipe->palette, 1 << recipe->bits);
 	if (recipe->palette_alpha != NULL)
@@ -121,7 +121,8 @@ picture_make_png(const PngRecipe *recipe)
 	Bytes		file = {NULL, 0};
 	png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, NULL, NULL, NULL);
 	png_infop	info = png_create_info_struct(png);
-	size_t		row_bytes = picture_row_bytes(recipe->width, picture_channels(recipe->type), recipe->bits);
+	size_t		row_bytes = picture_row_bytes(recipe->width, picture_channels(recipe->type),
+											  recipe->bits);
 	int			passes;
 
 	png_set_write_fn(png, &file, picture_append, picture_flush);
@@ -141,7 +142,8 @@ picture_make_png(const PngRecipe *recipe)
 static UNIT_UNUSED Bytes
 picture_make_rgb(int width, int height, const uint8_t *rgb)
 {
-	PngRecipe	recipe = {.width = width, .height = height, .type = PNG_COLOR_TYPE_RGB, .bits = 8, .rows = rgb};
+	PngRecipe	recipe = {
+		.width = width, .height = height, .type = PNG_COLOR_TYPE_RGB, .bits = 8, .rows = rgb};
 
 	return picture_make_png(&recipe);
 }
@@ -199,13 +201,14 @@ picture_check_equal(const char *what, const uint8_t *actual, const uint8_t *expe
 	}
 	if (different == 0)
 		return true;
-	return UNIT_FAIL("%s: %zu of %zu bytes differ, first at %zu: %d, not %d", what, different, count, first,
-					 actual[first], expected[first]);
+	return UNIT_FAIL("%s: %zu of %zu bytes differ, first at %zu: %d, not %d", what, different,
+					 count, first, actual[first], expected[first]);
 }
 
 /* Check that two files give the same square, each by its rules. */
 static UNIT_UNUSED void
-picture_check_same(const char *what, Bytes actual, ImageRules actual_rules, Bytes expected, int size)
+picture_check_same(const char *what, Bytes actual, ImageRules actual_rules, Bytes expected,
+				   int size)
 {
 	Status		status;
 	uint8_t    *a = picture_preprocess(actual, actual_rules, PICTURE_MAX_PIXELS, size, &status);

@@ -85,8 +85,8 @@ engine_serve(const char *model)
 	engine.pid = fork();
 	if (engine.pid == 0)
 	{
-		execl("/proc/self/exe", "test", "--serve", model, "--socket", engine.path, "--log-level", "error",
-			  (char *) NULL);
+		execl("/proc/self/exe", "test", "--serve", model, "--socket", engine.path, "--log-level",
+			  "error", (char *) NULL);
 		_exit(127);
 	}
 	for (int i = 0; i < 15000 && fd < 0; i++)
@@ -224,7 +224,10 @@ client_send_question(int fd, uint64_t id, const ClientQuestion *question)
 	return sent;
 }
 
-/* Read frames until the one that ends a request; others are dropped. started tells whether STARTED came. */
+/*
+ * Read frames until the one that ends a request; others are dropped. started tells whether STARTED
+ * came.
+ */
 static UNIT_UNUSED ClientFrame
 client_read_end(int fd, uint64_t id, bool *started)
 {
@@ -235,7 +238,8 @@ client_read_end(int fd, uint64_t id, bool *started)
 
 		if (frame.header.type == 0)
 			return frame;
-		if (frame.header.id == id && (frame.header.type == WIRE_ANSWER || frame.header.type == WIRE_ERROR))
+		if (frame.header.id == id &&
+			(frame.header.type == WIRE_ANSWER || frame.header.type == WIRE_ERROR))
 			return frame;
 		if (frame.header.id == id && frame.header.type == WIRE_STARTED)
 			*started = true;

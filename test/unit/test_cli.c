@@ -52,7 +52,8 @@ run_child(CommandFunction command, int argc, char **argv, const int files[3])
 static Outcome
 run(CommandFunction command, const char *input, const char *const *arguments)
 {
-	char		paths[3][32] = {"/tmp/mmgpt-cli-in-XXXXXX", "/tmp/mmgpt-cli-out-XXXXXX", "/tmp/mmgpt-cli-err-XXXXXX"};
+	char		paths[3][32] = {"/tmp/mmgpt-cli-in-XXXXXX", "/tmp/mmgpt-cli-out-XXXXXX",
+								"/tmp/mmgpt-cli-err-XXXXXX"};
 	int			files[3];
 	char	   *argv[MAX_ARGUMENTS + 1] = {NULL};
 	int			argc = 0;
@@ -67,7 +68,8 @@ run(CommandFunction command, const char *input, const char *const *arguments)
 	}
 	for (int i = 0; i < 3; i++)
 		files[i] = make_file(paths[i]);
-	if (write(files[0], input, strlen(input)) != (ssize_t) strlen(input) || lseek(files[0], 0, SEEK_SET) != 0)
+	if (write(files[0], input, strlen(input)) != (ssize_t) strlen(input) ||
+		lseek(files[0], 0, SEEK_SET) != 0)
 		engine_bail(paths[0], NULL);
 	fflush(NULL);
 	child = fork();
@@ -95,7 +97,9 @@ forget(Outcome *outcome)
 	free(outcome->messages);
 }
 
-/* Run a command that has to fail with a status and a message that holds a part, and print nothing. */
+/*
+ * Run a command that has to fail with a status and a message that holds a part, and print nothing.
+ */
 #define CHECK_FAILS(command, expected_status, part, ...) \
 	do { \
 		const char *arguments_[] = {__VA_ARGS__, NULL}; \
@@ -153,8 +157,8 @@ UNIT_TEST(wrong_usage_is_status_2_and_names_the_word)
 	CHECK_FAILS(cli_forward, 2, "-o", "forward", MODEL_A, "--ids", "1 2");
 	CHECK_FAILS(cli_info, 2, "\"many\"", "info", MODEL_A, "--threads", "many");
 	CHECK_FAILS(cli_info, 2, "\"2\"", "info", MODEL_A, "--attend-previous=2");
-	CHECK_FAILS(cli_preprocess, 2, "\"ugly\"", "preprocess", MODEL_A, MODEL_A "/images/img0.png", "--image-rules",
-				"ugly", "-o", "/dev/null");
+	CHECK_FAILS(cli_preprocess, 2, "\"ugly\"", "preprocess", MODEL_A, MODEL_A "/images/img0.png",
+				"--image-rules", "ugly", "-o", "/dev/null");
 	CHECK_FAILS(cli_generate, 2, "--prompt", "generate", MODEL_A);
 	CHECK_FAILS(cli_generate, 2, "--prompt", "generate", MODEL_A, "--prompt", "a", "--ids", "1");
 }
@@ -166,7 +170,8 @@ UNIT_TEST(what_is_not_supported_is_status_2)
 	CHECK_FAILS(cli_unsupported, 2, "bench", "bench", MODEL_A);
 	CHECK_FAILS(cli_info, 2, "cuda:1", "info", MODEL_A, "--device", "cuda:1");
 	CHECK_FAILS(cli_info, 2, "q4", "info", MODEL_A, "--weights", "q4");
-	CHECK_FAILS(cli_generate, 2, "num_beams", "generate", MODEL_A, "--ids", "1", "--options", "{\"num_beams\":3}");
+	CHECK_FAILS(cli_generate, 2, "num_beams", "generate", MODEL_A, "--ids", "1", "--options",
+				"{\"num_beams\":3}");
 }
 
 UNIT_TEST(failures_are_status_1_and_name_their_cause)
@@ -175,19 +180,22 @@ UNIT_TEST(failures_are_status_1_and_name_their_cause)
 	CHECK_FAILS(cli_info, 1, "/nonexistent", "info", MODEL_A, "--adapter", "/nonexistent");
 	CHECK_FAILS(cli_forward, 1, "603", "forward", MODEL_A, "--ids", "1 603", "-o", "/dev/null");
 	CHECK_FAILS(cli_forward, 1, "\"x", "forward", MODEL_A, "--ids", "1 x", "-o", "/dev/null");
-	CHECK_FAILS(cli_forward, 1, "/nonexistent", "forward", MODEL_A, "--ids", "1", "-o", "/nonexistent/a.npy");
+	CHECK_FAILS(cli_forward, 1, "/nonexistent", "forward", MODEL_A, "--ids", "1", "-o",
+				"/nonexistent/a.npy");
 	CHECK_FAILS(cli_forward, 1, "config.json", "forward", MODEL_A, "--ids", "1 601", "--image",
 				MODEL_A "/config.json", "-o", "/dev/null");
-	CHECK_FAILS(cli_generate, 1, "max_tokns", "generate", MODEL_A, "--ids", "1", "--options", "{\"max_tokns\":3}");
-	CHECK_FAILS(cli_generate, 1, "element 1", "generate", MODEL_A, "--prompt", "a", "--history", "[{\"role\":\"user\"}]");
+	CHECK_FAILS(cli_generate, 1, "max_tokns", "generate", MODEL_A, "--ids", "1", "--options",
+				"{\"max_tokns\":3}");
+	CHECK_FAILS(cli_generate, 1, "element 1", "generate", MODEL_A, "--prompt", "a", "--history",
+				"[{\"role\":\"user\"}]");
 }
 
 /* ---- texts and ids ---- */
 
 UNIT_TEST(tokenize_and_detokenize_are_lines_of_json)
 {
-	CHECK_PRINTS(cli_tokenize, "\"\"\n\"a\\u0000b </s>\"\n", "[1]\n[1, 260, 3, 542, 527, 578, 577, 534, 580]\n",
-				 "tokenize", MODEL_A);
+	CHECK_PRINTS(cli_tokenize, "\"\"\n\"a\\u0000b </s>\"\n",
+				 "[1]\n[1, 260, 3, 542, 527, 578, 577, 534, 580]\n", "tokenize", MODEL_A);
 	CHECK_PRINTS(cli_tokenize, "\"</s>\"", "[1, 2]\n", "tokenize", MODEL_A, "--parse-special");
 	CHECK_PRINTS(cli_detokenize, "[]\n[1, 260, 3, 542, 527, 578, 577, 534, 580, 2, 601]\n",
 				 "\"\"\n\"a\\u0000b </s>\"\n", "detokenize", MODEL_A);
@@ -224,7 +232,8 @@ UNIT_TEST(wrong_lines_are_named)
 
 UNIT_TEST(generate_answers_with_json)
 {
-	const char *arguments[] = {"generate", MODEL_A, "--ids=1, 5, 6", "--options", "{\"max_tokens\":5}", NULL};
+	const char *arguments[] = {"generate", MODEL_A, "--ids=1, 5, 6", "--options",
+		"{\"max_tokens\":5}", NULL};
 	Outcome		outcome = run(cli_generate, "", arguments);
 	json_t	   *answer = json_loads(outcome.output, 0, NULL);
 
@@ -291,7 +300,8 @@ read_made(const char *header, size_t data)
 
 	status_clear(&status);
 	prefix[8] = (unsigned char) strlen(header);
-	if (write(file, prefix, 10) != 10 || write(file, header, strlen(header)) != (ssize_t) strlen(header) ||
+	if (write(file, prefix, 10) != 10 ||
+		write(file, header, strlen(header)) != (ssize_t) strlen(header) ||
 		write(file, zeros, data) != (ssize_t) data)
 		engine_bail(path, NULL);
 	close(file);
@@ -312,7 +322,8 @@ UNIT_TEST(damaged_arrays_are_refused)
 	UNIT_CHECK(!read_made("{'descr': '<f8', 'fortran_order': False, 'shape': (2,), }\n", 16));
 	UNIT_CHECK(!read_made("{'descr': '>f4', 'fortran_order': False, 'shape': (4,), }\n", 16));
 	UNIT_CHECK(!read_made("{'descr': '<f4', 'fortran_order': False, 'shape': (-4,), }\n", 16));
-	UNIT_CHECK(!read_made("{'descr': '<f4', 'fortran_order': False, 'shape': (65536, 65536, 65536, 65536), }\n", 16));
+	UNIT_CHECK(!read_made(
+		"{'descr': '<f4', 'fortran_order': False, 'shape': (65536, 65536, 65536, 65536), }\n", 16));
 	UNIT_CHECK(!read_made("{'descr': '<f4', 'fortran_order': False, 'shape': (4", 16));
 	UNIT_CHECK(!read_made("{'descr': '<f4'}", 16));
 	UNIT_CHECK(!read_made("", 0));

@@ -23,7 +23,10 @@
 
 #define TENSOR_TOLERANCE 2e-4
 
-/* Answers whose best two tokens are closer somewhere are not compared (part of the reference's own rule). */
+/*
+ * Answers whose best two tokens are closer somewhere are not compared (part of the reference's own
+ * rule).
+ */
 #define LEAST_MARGIN 0.01
 
 #define MAX_GENERATIONS 128
@@ -43,7 +46,8 @@ typedef struct ForwardCases
 static ForwardCases
 open_cases(void)
 {
-	ForwardCases cases = {golden_json(MODEL_A "/cases.json"), NULL, golden_open(MODEL_A "/forward.safetensors")};
+	ForwardCases cases = {golden_json(MODEL_A "/cases.json"), NULL,
+						  golden_open(MODEL_A "/forward.safetensors")};
 
 	cases.list = json_object_get(cases.root, "forward");
 	return cases;
@@ -80,8 +84,9 @@ case_pictures(const ForwardCases *cases, const json_t *item, Picture pictures[4]
 	int			count = (int) json_array_size(names);
 
 	for (int i = 0; i < count; i++)
-		pictures[i] = (Picture) {NULL, golden_values(&cases->tensors, "pixels.",
-													 json_string_value(json_array_get(names, (size_t) i)), NULL)};
+		pictures[i] = (Picture){
+			NULL, golden_values(&cases->tensors, "pixels.",
+								json_string_value(json_array_get(names, (size_t) i)), NULL)};
 	return count;
 }
 
@@ -113,7 +118,8 @@ case_engine(EnginePair *pair, const json_t *item)
 
 /* The logits of a case, f32 [*count, V] on the heap. */
 static float *
-case_forward(const ForwardCases *cases, EnginePair *pair, const json_t *item, Adapter *const adapters[2], int *count)
+case_forward(const ForwardCases *cases, EnginePair *pair, const json_t *item,
+			 Adapter *const adapters[2], int *count)
 {
 	Engine	   *engine = case_engine(pair, item);
 	Adapter    *adapter = adapters == NULL ? NULL : adapters[engine - pair->modes];
@@ -128,7 +134,8 @@ case_forward(const ForwardCases *cases, EnginePair *pair, const json_t *item, Ad
 
 /* Compare the rows of a case that are stored. */
 static void
-check_logits(const ForwardCases *cases, const json_t *item, const float *logits, int vocabulary, const char *set)
+check_logits(const ForwardCases *cases, const json_t *item, const float *logits, int vocabulary,
+			 const char *set)
 {
 	const char *name = case_name(item);
 	const float *expected = golden_values(&cases->tensors, name, ".logits", NULL);
@@ -137,7 +144,8 @@ check_logits(const ForwardCases *cases, const json_t *item, const float *logits,
 
 	for (int i = 0; i < count; i++)
 		if (!UNIT_NEAR_ALL(logits + (size_t) positions[i] * (size_t) vocabulary,
-						   expected + (size_t) i * (size_t) vocabulary, (size_t) vocabulary, TENSOR_TOLERANCE))
+						   expected + (size_t) i * (size_t) vocabulary, (size_t) vocabulary,
+						   TENSOR_TOLERANCE))
 			printf("# %s, %s, position %d\n", set, name, (int) positions[i]);
 }
 
@@ -259,8 +267,8 @@ UNIT_TEST(every_layer_matches)
 
 /* Compare the last rows of the cases that were computed with the adapter. */
 static void
-check_lora(const ForwardCases *cases, const GoldenFile *expected, EnginePair *pair, Adapter *const adapters[2],
-		   const char *set)
+check_lora(const ForwardCases *cases, const GoldenFile *expected, EnginePair *pair,
+		   Adapter *const adapters[2], const char *set)
 {
 	json_t	   *names = json_object_get(cases->root, "lora_forward");
 	size_t		vocabulary = (size_t) pair->modes[0].config->decoder.vocabulary;
@@ -273,8 +281,8 @@ check_lora(const ForwardCases *cases, const GoldenFile *expected, EnginePair *pa
 		int			count;
 		float	   *logits = case_forward(cases, pair, find_case(cases, name), adapters, &count);
 
-		if (!UNIT_NEAR_ALL(logits + (size_t) count * vocabulary - (size_t) values, last, (size_t) values,
-						   TENSOR_TOLERANCE))
+		if (!UNIT_NEAR_ALL(logits + (size_t) count * vocabulary - (size_t) values, last,
+						   (size_t) values, TENSOR_TOLERANCE))
 			printf("# %s, %s\n", set, name);
 		free(logits);
 	}
@@ -330,14 +338,17 @@ check_greedy(const ForwardCases *cases, EnginePair *pair, const json_t *entry, c
 	request_options_defaults(&options);
 	options.max_tokens = (int) json_integer_value(json_object_get(entry, "max_new_tokens"));
 	options.eos_token_id = (int) json_integer_value(json_object_get(entry, "eos"));
-	generation = engine_generation(engine, ids, count, pictures_of.count > 0 ? &pictures_of : NULL, &options);
+	generation = engine_generation(engine, ids, count, pictures_of.count > 0 ? &pictures_of : NULL,
+								   &options);
 	generation->allow_special = true;
 	engine_run(engine, &generation, 1, NULL);
 	if (generation->count != expected_count ||
 		memcmp(generation->tokens, expected, (size_t) expected_count * sizeof(int32_t)) != 0)
-		UNIT_FAIL("%s, %s: %d other ids than the %d expected", set, name, generation->count, expected_count);
-	UNIT_EQUAL_INT(generation->finish,
-				   expected[expected_count - 1] == options.eos_token_id ? FINISH_EOS : FINISH_LENGTH);
+		UNIT_FAIL("%s, %s: %d other ids than the %d expected", set, name, generation->count,
+				  expected_count);
+	UNIT_EQUAL_INT(generation->finish, expected[expected_count - 1] == options.eos_token_id
+										   ? FINISH_EOS
+										   : FINISH_LENGTH);
 	free(expected);
 }
 
@@ -406,14 +417,18 @@ UNIT_TEST(sampling_distributions_match)
 		if (json_integer_value(json_object_get(entry, "num_beams")) != 1)
 			continue;
 		compared++;
-		count = sampling_distribution(sampled_logits(&cases, vocabulary), vocabulary, &rule, candidates);
+		count = sampling_distribution(sampled_logits(&cases, vocabulary), vocabulary, &rule,
+									  candidates);
 		if (!UNIT_EQUAL_INT(count, json_array_size(ids)))
 			continue;
 		for (int j = 0; j < count; j++)
 		{
-			UNIT_EQUAL_INT(candidates[j].token, json_integer_value(json_array_get(ids, (size_t) j)));
-			UNIT_NEAR(candidates[j].probability,
-					  json_number_value(json_array_get(json_object_get(entry, "probs"), (size_t) j)), 1e-5);
+			UNIT_EQUAL_INT(candidates[j].token,
+						   json_integer_value(json_array_get(ids, (size_t) j)));
+			UNIT_NEAR(
+				candidates[j].probability,
+				json_number_value(json_array_get(json_object_get(entry, "probs"), (size_t) j)),
+				1e-5);
 		}
 	}
 	UNIT_EQUAL_INT(compared, 4);
@@ -429,10 +444,12 @@ UNIT_TEST(draws_follow_the_distribution_and_repeat_by_seed)
 	ForwardCases cases = open_cases();
 	Engine		engine = engine_open(MODEL_A, "auto", 1, 0);
 	int			vocabulary = engine.config->decoder.vocabulary;
-	Tensor		logits = tensor_make((void *) sampled_logits(&cases, vocabulary), TYPE_F32, 1, vocabulary);
+	Tensor		logits = tensor_make((void *) sampled_logits(&cases, vocabulary), TYPE_F32, 1,
+									 vocabulary);
 	SamplingCandidate *candidates = calloc((size_t) vocabulary, sizeof(SamplingCandidate));
 	int		   *drawn = calloc((size_t) vocabulary, sizeof(int));
-	ChoiceRule	rule = {.forced = -1, .temperature = 1.0f, .top_k = 20, .top_p = 1.0f, .seed = 20231};
+	ChoiceRule	rule = {
+		.forced = -1, .temperature = 1.0f, .top_k = 20, .top_p = 1.0f, .seed = 20231};
 	int			count = sampling_distribution(logits.data, vocabulary, &rule, candidates);
 
 	for (int i = 0; i < DRAWS; i++)
@@ -452,7 +469,8 @@ UNIT_TEST(draws_follow_the_distribution_and_repeat_by_seed)
 	{
 		double		p = candidates[i].probability;
 
-		UNIT_NEAR(drawn[candidates[i].token] / (double) DRAWS, p, 5.0 * sqrt(p * (1.0 - p) / DRAWS));
+		UNIT_NEAR(drawn[candidates[i].token] / (double) DRAWS, p,
+				  5.0 * sqrt(p * (1.0 - p) / DRAWS));
 		drawn[candidates[i].token] = 0;
 	}
 	for (int token = 0; token < vocabulary; token++)
@@ -476,7 +494,8 @@ write_history(const json_t *rounds)
 	{
 		json_t	   *round = json_array_get(rounds, i);
 
-		json_array_append_new(history, json_pack("{s:s, s:O}", "role", "user", "content", json_array_get(round, 0)));
+		json_array_append_new(
+			history, json_pack("{s:s, s:O}", "role", "user", "content", json_array_get(round, 0)));
 		json_array_append_new(history, json_pack("{s:s, s:O}", "role", "assistant", "content",
 												 json_array_get(round, 1)));
 	}
@@ -504,8 +523,8 @@ read_picture(Engine *engine, const char *name)
 	set->pictures[0].pixels = pixels;
 	snprintf(path, sizeof(path), "test/golden/demo/pictures/%s", name);
 	bytes = unit_read_file(path, &length);
-	if (!image_preprocess(bytes, length, IMAGE_RULES_ORIGINAL, &limits, (int) side, engine->arena, pixels,
-						  &engine->status))
+	if (!image_preprocess(bytes, length, IMAGE_RULES_ORIGINAL, &limits, (int) side, engine->arena,
+						  pixels, &engine->status))
 		engine_bail(path, &engine->status);
 	free(bytes);
 	return set;
@@ -528,11 +547,13 @@ begin_dialogue(Engine *engine, const json_t *item, const RequestOptions *options
 	TokenList	ids;
 
 	token_list_begin(&ids, engine->arena);
-	if (!dialogue_read(history, strlen(history), (TextPart) {prompt, strlen(prompt)}, (TextPart) {NULL, 0},
-					   set != NULL, engine->arena, &dialogue, &engine->status) ||
+	if (!dialogue_read(history, strlen(history), (TextPart){prompt, strlen(prompt)},
+					   (TextPart){NULL, 0}, set != NULL, engine->arena, &dialogue,
+					   &engine->status) ||
 		!prompt_encode(engine->tokenizer, &prompt_template, &dialogue, &ids, &engine->status))
 		engine_bail(prompt, &engine->status);
-	if (ids.count != expected_count || memcmp(ids.ids, expected, (size_t) ids.count * sizeof(int32_t)) != 0)
+	if (ids.count != expected_count ||
+		memcmp(ids.ids, expected, (size_t) ids.count * sizeof(int32_t)) != 0)
 		UNIT_FAIL("\"%s\" has other prompt ids", prompt);
 	generation = engine_generation(engine, ids.ids, ids.count, set, options);
 	free(expected);
@@ -548,7 +569,8 @@ check_dialogue(Engine *engine, const json_t *item, const Generation *generation,
 	int32_t    *expected = golden_ids(json_object_get(item, "ids"), &expected_count);
 	size_t		length;
 	char	   *text = generation_text(generation, engine->tokenizer, &length, &engine->status);
-	bool		compared = json_number_value(json_object_get(item, "min_top1_top2_margin")) > LEAST_MARGIN;
+	bool		compared = json_number_value(json_object_get(item, "min_top1_top2_margin")) >
+						   LEAST_MARGIN;
 
 	if (compared)
 	{
@@ -583,7 +605,8 @@ UNIT_TEST(demo_dialogues_match_from_picture_files)
 			generations[i] = begin_dialogue(&engine, json_array_get(list, (size_t) i), &options);
 		engine_run(&engine, generations, count, NULL);
 		for (int i = 0; i < count; i++)
-			compared += check_dialogue(&engine, json_array_get(list, (size_t) i), generations[i], set);
+			compared += check_dialogue(&engine, json_array_get(list, (size_t) i), generations[i],
+									   set);
 		UNIT_CHECK(compared > count * 9 / 10);
 		engine_close(&engine);
 	}

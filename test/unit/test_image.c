@@ -82,7 +82,8 @@ check_golden(const GoldenPicture *picture)
 {
 	Bytes		file = read_golden(picture->name, picture->suffix);
 	Status		status;
-	uint8_t    *actual = picture_preprocess(file, IMAGE_RULES_ORIGINAL, PICTURE_MAX_PIXELS, GOLDEN_SIZE, &status);
+	uint8_t *actual = picture_preprocess(file, IMAGE_RULES_ORIGINAL, PICTURE_MAX_PIXELS,
+										 GOLDEN_SIZE, &status);
 	uint8_t    *expected;
 	char		path[256];
 
@@ -91,7 +92,8 @@ check_golden(const GoldenPicture *picture)
 	if (actual == NULL)
 		UNIT_FAIL("%s: %s (%s)", picture->name, status.message, status.detail);
 	else
-		picture_check_equal(picture->name, actual, expected, (size_t) GOLDEN_SIZE * GOLDEN_SIZE * 3);
+		picture_check_equal(picture->name, actual, expected,
+							(size_t) GOLDEN_SIZE * GOLDEN_SIZE * 3);
 	free(actual);
 	free(expected);
 	free(file.data);
@@ -136,16 +138,23 @@ UNIT_TEST(compressed_texts_are_skipped)
 	static const uint8_t rgb[16 * 16 * 3] = {10, 20, 30};
 	char	   *text = malloc(TEXT_BYTES + 1);
 	png_text	texts[TEXTS];
-	PngRecipe	recipe = {.width = 16, .height = 16, .type = PNG_COLOR_TYPE_RGB, .bits = 8, .rows = rgb,
-	.texts = texts, .text_count = TEXTS};
+	PngRecipe	recipe = {.width = 16,
+						  .height = 16,
+						  .type = PNG_COLOR_TYPE_RGB,
+						  .bits = 8,
+						  .rows = rgb,
+						  .texts = texts,
+						  .text_count = TEXTS};
 	Bytes		file;
 	long		growth;
 
 	memset(text, 'a', TEXT_BYTES);
 	text[TEXT_BYTES] = '\0';
 	for (int i = 0; i < TEXTS; i++)
-		texts[i] = (png_text) {.compression = PNG_TEXT_COMPRESSION_zTXt, .key = (char *) "key", .text = text,
-							   .text_length = TEXT_BYTES};
+		texts[i] = (png_text){.compression = PNG_TEXT_COMPRESSION_zTXt,
+							  .key = (char *) "key",
+							  .text = text,
+							  .text_length = TEXT_BYTES};
 	file = picture_make_png(&recipe);
 	free(text);
 	UNIT_CHECK(file.length < 4 * 1024 * 1024);
@@ -234,16 +243,19 @@ UNIT_TEST(thin_pictures)
 	{
 		int			length = lengths[i];
 		uint8_t    *rows = malloc((size_t) length);
-		PngRecipe	recipe = {.width = length, .height = 1, .type = PNG_COLOR_TYPE_GRAY, .bits = 1, .rows = rows};
+		PngRecipe	recipe = {
+			.width = length, .height = 1, .type = PNG_COLOR_TYPE_GRAY, .bits = 1, .rows = rows};
 		Bytes		file;
 		Status		status;
 		uint8_t    *pixels;
 
 		memset(rows, 0xFF, (size_t) length);
 		file = picture_make_png(&recipe);
-		pixels = picture_preprocess(file, IMAGE_RULES_DISPLAY, PICTURE_MAX_PIXELS, GOLDEN_SIZE, &status);
+		pixels = picture_preprocess(file, IMAGE_RULES_DISPLAY, PICTURE_MAX_PIXELS, GOLDEN_SIZE,
+									&status);
 		if (UNIT_CHECK(pixels != NULL))
-			UNIT_CHECK(pixels[0] == 255 && memcmp(pixels, pixels + 1, GOLDEN_SIZE * GOLDEN_SIZE * 3 - 1) == 0);
+			UNIT_CHECK(pixels[0] == 255 &&
+					   memcmp(pixels, pixels + 1, GOLDEN_SIZE * GOLDEN_SIZE * 3 - 1) == 0);
 		free(pixels);
 		free(file.data);
 		free(rows);
@@ -260,8 +272,8 @@ UNIT_TEST(memory_of_a_large_picture)
 	Status		status;
 
 	status_clear(&status);
-	UNIT_CHECK(image_preprocess(file.data, file.length, IMAGE_RULES_DISPLAY, &limits, GOLDEN_SIZE, arena, pixels,
-								&status));
+	UNIT_CHECK(image_preprocess(file.data, file.length, IMAGE_RULES_DISPLAY, &limits, GOLDEN_SIZE,
+								arena, pixels, &status));
 	UNIT_CHECK(arena_size(arena) < 2 * 1024 * 1024);
 	arena_free(arena);
 	free(pixels);
@@ -279,7 +291,8 @@ preprocess_all(void *unused)
 		const GoldenPicture *picture = &golden_pictures[i];
 		Bytes		file = read_golden(picture->name, picture->suffix);
 		Status		status;
-		uint8_t    *actual = picture_preprocess(file, IMAGE_RULES_ORIGINAL, PICTURE_MAX_PIXELS, GOLDEN_SIZE, &status);
+		uint8_t *actual = picture_preprocess(file, IMAGE_RULES_ORIGINAL, PICTURE_MAX_PIXELS,
+											 GOLDEN_SIZE, &status);
 		uint8_t    *expected;
 		char		path[256];
 
@@ -323,7 +336,8 @@ check_refused(const char *what, Bytes file, bool header_too, StatusCode code, co
 
 	for (int rules = IMAGE_RULES_DISPLAY; rules <= IMAGE_RULES_ORIGINAL; rules++)
 	{
-		uint8_t    *pixels = picture_preprocess(file, (ImageRules) rules, PICTURE_MAX_PIXELS, 32, &status);
+		uint8_t *pixels = picture_preprocess(file, (ImageRules) rules, PICTURE_MAX_PIXELS, 32,
+											 &status);
 
 		if (pixels != NULL)
 			UNIT_FAIL("%s: taken", what);
@@ -331,9 +345,11 @@ check_refused(const char *what, Bytes file, bool header_too, StatusCode code, co
 		{
 			if (status.code != code || strstr(status.message, message) == NULL ||
 				strstr(status.detail, detail) == NULL)
-				UNIT_FAIL("%s: code %d, \"%s\", \"%s\"", what, status.code, status.message, status.detail);
+				UNIT_FAIL("%s: code %d, \"%s\", \"%s\"", what, status.code, status.message,
+						  status.detail);
 			UNIT_CHECK(!(status.message[0] >= 'A' && status.message[0] <= 'Z') ||
-					   strncmp(status.message, "JPEG", 4) == 0 || strncmp(status.message, "PNG", 3) == 0);
+					   strncmp(status.message, "JPEG", 4) == 0 ||
+					   strncmp(status.message, "PNG", 3) == 0);
 		}
 		free(pixels);
 	}
@@ -344,7 +360,8 @@ check_refused(const char *what, Bytes file, bool header_too, StatusCode code, co
 
 /* Check data given as a literal. */
 static void
-check_literal(const char *what, const char *data, size_t length, const char *message, const char *detail)
+check_literal(const char *what, const char *data, size_t length, const char *message,
+			  const char *detail)
 {
 	Bytes		file = {malloc(length + 1), length};
 
@@ -366,7 +383,9 @@ UNIT_TEST(not_an_image)
 	check_literal("JPEG without picture", "\xFF\xD8\xFF\xD9", 4, "", "");
 }
 
-/* Cut a file in the middle; it must be refused, and called truncated once its header is complete. */
+/*
+ * Cut a file in the middle; it must be refused, and called truncated once its header is complete.
+ */
 static void
 check_cuts(const char *name, const char *suffix)
 {
@@ -377,7 +396,8 @@ check_cuts(const char *name, const char *suffix)
 		Bytes		cut = {malloc(file.length), file.length * (size_t) i / CUTS};
 
 		memcpy(cut.data, file.data, cut.length);
-		check_refused(name, cut, false, STATUS_INVALID_IMAGE, cut.length > 1000 ? "truncated" : "", "");
+		check_refused(name, cut, false, STATUS_INVALID_IMAGE, cut.length > 1000 ? "truncated" : "",
+					  "");
 		free(cut.data);
 	}
 	free(file.data);
@@ -454,7 +474,8 @@ set_jpeg_sides(Bytes file, int width, int height)
 {
 	size_t		place = 2;
 
-	while (place + 9 < file.length && (file.data[place + 1] != 0xC0 && file.data[place + 1] != 0xC2))
+	while (place + 9 < file.length &&
+		   (file.data[place + 1] != 0xC0 && file.data[place + 1] != 0xC2))
 		place += 2 + (size_t) (file.data[place + 2] << 8 | file.data[place + 3]);
 	file.data[place + 5] = (uint8_t) (height >> 8);
 	file.data[place + 6] = (uint8_t) height;
@@ -478,7 +499,8 @@ UNIT_TEST(too_many_pixels)
 	set_jpeg_sides(jpeg, 60000, 60000);
 	check_refused("JPEG", jpeg, false, STATUS_IMAGE_TOO_LARGE, "60000 x 60000", "");
 	set_jpeg_sides(progressive, 60000, 60000);
-	check_refused("progressive JPEG", progressive, false, STATUS_IMAGE_TOO_LARGE, "60000 x 60000", "");
+	check_refused("progressive JPEG", progressive, false, STATUS_IMAGE_TOO_LARGE, "60000 x 60000",
+				  "");
 	free(png.data);
 	free(interlaced.data);
 	free(jpeg.data);
@@ -563,8 +585,8 @@ UNIT_TEST(normalised_as_the_original)
 		memset(pixels[value], value, 3);
 	if (!UNIT_CHECK(backend != NULL))
 		return;
-	backend->ops->patches(backend, tensor_make(patch, TYPE_F32, 1, 768), tensor_make(pixels, TYPE_U8, 1, 768), 16, 16,
-						  mean, deviation);
+	backend->ops->patches(backend, tensor_make(patch, TYPE_F32, 1, 768),
+						  tensor_make(pixels, TYPE_U8, 1, 768), 16, 16, mean, deviation);
 	for (int value = 0; value < 256; value++)
 		for (int channel = 0; channel < 3; channel++)
 			UNIT_NEAR(patch[channel][value], expected[value][channel], 0.0);

@@ -14,7 +14,8 @@
 
 #define WIDTH 37
 #define HEIGHT 29
-#define SIZE 24					/* of the squares compared; smaller and larger than the turned sides */
+/* Of the squares compared; smaller and larger than the turned sides. */
+#define SIZE 24
 
 /* One pixel as stored: samples, and what they are on a scale of 0 to 255. */
 typedef struct Sample
@@ -38,7 +39,8 @@ static Sample
 get_pixel(const PngRecipe *recipe, int x, int y)
 {
 	int			channels = picture_channels(recipe->type);
-	const uint8_t *row = recipe->rows + (size_t) y * picture_row_bytes(recipe->width, channels, recipe->bits);
+	const uint8_t *row = recipe->rows +
+						 (size_t) y * picture_row_bytes(recipe->width, channels, recipe->bits);
 	Sample		sample = {{0}, false};
 
 	for (int i = 0; i < channels; i++)
@@ -102,7 +104,9 @@ make_expected(const PngRecipe *recipe, ImageRules rules)
 			{
 				double		white = (color[i] * alpha + 255 * (255 - alpha)) / 255.0;
 
-				rgb[(y * WIDTH + x) * 3 + i] = (uint8_t) (rules == IMAGE_RULES_DISPLAY ? floor(white + 0.5) : color[i]);
+				rgb[(y * WIDTH + x) * 3 + i] = (uint8_t) (rules == IMAGE_RULES_DISPLAY
+															  ? floor(white + 0.5)
+															  : color[i]);
 			}
 		}
 	}
@@ -133,8 +137,10 @@ check_recipe(const PngRecipe *recipe)
 		UNIT_EQUAL_INT(info.width, WIDTH);
 		UNIT_EQUAL_INT(info.height, HEIGHT);
 		UNIT_EQUAL_INT(info.bits, recipe->bits);
-		UNIT_EQUAL_INT(info.channels, recipe->type != PNG_COLOR_TYPE_PALETTE ? picture_channels(recipe->type) :
-					   recipe->palette_alpha != NULL ? 4 : 3);
+		UNIT_EQUAL_INT(info.channels, recipe->type != PNG_COLOR_TYPE_PALETTE
+										  ? picture_channels(recipe->type)
+									  : recipe->palette_alpha != NULL ? 4
+																	  : 3);
 	}
 	free(file.data);
 }
@@ -148,7 +154,8 @@ check_kind(int type, int bits)
 	png_byte	alpha[256];
 	png_color_16 key = {0};
 	uint64_t	state = (uint64_t) (type * 100 + bits);
-	PngRecipe	recipe = {.width = WIDTH, .height = HEIGHT, .type = type, .bits = bits, .rows = rows};
+	PngRecipe	recipe = {
+		.width = WIDTH, .height = HEIGHT, .type = type, .bits = bits, .rows = rows};
 	Sample		sample;
 
 	for (size_t i = 0; i < sizeof(rows); i++)
@@ -156,8 +163,9 @@ check_kind(int type, int bits)
 							 picture_random(&state, 256));
 	for (int i = 0; i < 256; i++)
 	{
-		palette[i] = (png_color) {(png_byte) picture_random(&state, 256), (png_byte) picture_random(&state, 256),
-								  (png_byte) picture_random(&state, 256)};
+		palette[i] = (png_color){(png_byte) picture_random(&state, 256),
+								 (png_byte) picture_random(&state, 256),
+								 (png_byte) picture_random(&state, 256)};
 		alpha[i] = (png_byte) (i % 3 == 0 ? 255 : picture_random(&state, 256));
 	}
 	if (type == PNG_COLOR_TYPE_PALETTE)
@@ -209,14 +217,19 @@ UNIT_TEST(png_rgb_and_alpha)
 /* Adam7 leaves passes empty in small pictures. */
 UNIT_TEST(png_interlaced_small)
 {
-	static const uint8_t rows[9 * 9 * 3] = {200, 100, 50, 1, 2, 3, 99, 98, 97, 11, 22, 33, 250, 0, 250};
+	static const uint8_t rows[9 * 9 * 3] = {200, 100, 50, 1,  2,   3, 99, 98,
+											97,	 11,  22, 33, 250, 0, 250};
 
 	for (int width = 1; width <= 9; width++)
 	{
 		for (int height = 1; height <= 9; height++)
 		{
-			PngRecipe	recipe = {.width = width, .height = height, .type = PNG_COLOR_TYPE_RGB, .bits = 8,
-			.interlaced = true, .rows = rows};
+			PngRecipe	recipe = {.width = width,
+								  .height = height,
+								  .type = PNG_COLOR_TYPE_RGB,
+								  .bits = 8,
+								  .interlaced = true,
+								  .rows = rows};
 			Bytes		interlaced = picture_make_png(&recipe);
 			Bytes		straight = picture_make_rgb(width, height, rows);
 
@@ -292,9 +305,13 @@ static bool oriented_upright;	/* higher than wide */
 static Bytes
 make_oriented_png(int orientation)
 {
-	PngRecipe	recipe = {.width = oriented_upright ? HEIGHT : WIDTH, .height = oriented_upright ? WIDTH : HEIGHT,
-	.type = PNG_COLOR_TYPE_RGB, .bits = 8, .rows = oriented_rgb, .orientation = orientation,
-	.big_endian = orientation % 2 == 0};
+	PngRecipe	recipe = {.width = oriented_upright ? HEIGHT : WIDTH,
+						  .height = oriented_upright ? WIDTH : HEIGHT,
+						  .type = PNG_COLOR_TYPE_RGB,
+						  .bits = 8,
+						  .rows = oriented_rgb,
+						  .orientation = orientation,
+						  .big_endian = orientation % 2 == 0};
 
 	return picture_make_png(&recipe);
 }

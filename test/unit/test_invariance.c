@@ -46,7 +46,8 @@ static int
 request_pictures(const GoldenFile *tensors, int i, Picture *pictures)
 {
 	for (int j = 0; j < requests[i].pictures; j++)
-		pictures[j] = (Picture) {NULL, golden_values(tensors, "pixels.", requests[i].picture[j], NULL)};
+		pictures[j] = (Picture){NULL,
+								golden_values(tensors, "pixels.", requests[i].picture[j], NULL)};
 	return requests[i].pictures;
 }
 
@@ -80,7 +81,8 @@ UNIT_TEST(decoding_with_the_cache_equals_the_full_forward)
 				float	   *cached = request_forward(&engine, &tensors, i, 1, &count);
 
 				if (!UNIT_NEAR_ALL(cached, whole,
-								   (size_t) count * (size_t) engine.config->decoder.vocabulary, TENSOR_TOLERANCE))
+								   (size_t) count * (size_t) engine.config->decoder.vocabulary,
+								   TENSOR_TOLERANCE))
 					printf("# %s, %s, media mode %d\n", set, requests[i].name, mode);
 				free(whole);
 				free(cached);
@@ -118,14 +120,16 @@ UNIT_TEST(an_answer_equals_the_full_forward_over_it)
 		UNIT_CHECK(generation->count > 1);
 		for (int i = 0; i < count + generation->count; i++)
 			all[i] = generation_token(generation, i);
-		logits = engine_forward(&engine, pictures, set.count, NULL, all, count + generation->count, 256);
+		logits = engine_forward(&engine, pictures, set.count, NULL, all, count + generation->count,
+								256);
 		for (int i = 0; i < generation->count; i++)
 		{
 			const float *row = logits + (size_t) (count + i - 1) * vocabulary;
 			int			best = -1;
 
 			for (int token = 0; token < (int) vocabulary; token++)
-				if ((token == engine.config->eos || !tokenizer_is_special(engine.tokenizer, token)) &&
+				if ((token == engine.config->eos ||
+					 !tokenizer_is_special(engine.tokenizer, token)) &&
 					(best < 0 || row[token] > row[best]))
 					best = token;
 			UNIT_EQUAL_INT(generation->tokens[i], best);
@@ -157,9 +161,11 @@ UNIT_TEST(pieces_of_a_prompt_change_no_bit)
 			{
 				float	   *pieces = request_forward(&engine, &tensors, i, chunks[c], &count);
 
-				if (memcmp(whole, pieces, (size_t) count * (size_t) engine.config->decoder.vocabulary *
-						   sizeof(float)) != 0)
-					UNIT_FAIL("%s, %s: pieces of %d tokens change bits", set, requests[i].name, chunks[c]);
+				if (memcmp(whole, pieces,
+						   (size_t) count * (size_t) engine.config->decoder.vocabulary *
+							   sizeof(float)) != 0)
+					UNIT_FAIL("%s, %s: pieces of %d tokens change bits", set, requests[i].name,
+							  chunks[c]);
 				free(pieces);
 			}
 			free(whole);
@@ -190,7 +196,8 @@ typedef struct Company
 
 /* Every second request is sampled, with a seed of its own; every third one uses the adapter. */
 static void
-begin_request(Engine *engine, const GoldenFile *tensors, Adapter *adapter, Company *company, int place, int number)
+begin_request(Engine *engine, const GoldenFile *tensors, Adapter *adapter, Company *company,
+			  int place, int number)
 {
 	int			i = number % REQUESTS;
 	RequestOptions *options = &company->options[place];
@@ -203,17 +210,19 @@ begin_request(Engine *engine, const GoldenFile *tensors, Adapter *adapter, Compa
 	options->has_seed = true;
 	options->seed = number;
 	options->temperature = number % 2 == 0 ? 0.0 : 1.0;
-	*set = (PictureSet) {.pictures = company->pictures[place], .adapter = number % 3 == 0 ? adapter : NULL};
+	*set = (PictureSet) {.pictures = company->pictures[place],
+		.adapter = number % 3 == 0 ? adapter : NULL};
 	set->count = request_pictures(tensors, i, company->pictures[place]);
-	company->generations[place] = engine_generation(engine, ids, count, set->count > 0 ? set : NULL, options);
+	company->generations[place] = engine_generation(engine, ids, count, set->count > 0 ? set : NULL,
+													options);
 	company->generations[place]->adapter = set->adapter;
 	company->generations[place]->eos = -1;	/* all answers are of one length */
 }
 
 /* Run requests numbers[0 .. count) together. */
 static void
-run_company(Engine *engine, const GoldenFile *tensors, Adapter *adapter, const int *numbers, int count,
-			Company *company)
+run_company(Engine *engine, const GoldenFile *tensors, Adapter *adapter, const int *numbers,
+			int count, Company *company)
 {
 	memset(company, 0, sizeof(*company));
 	for (int i = 0; i < count; i++)
@@ -228,12 +237,14 @@ run_company(Engine *engine, const GoldenFile *tensors, Adapter *adapter, const i
 		UNIT_CHECK(generation->count > 0 && generation->log_probabilities[0] < 0);
 		answer->count = generation->count;
 		memcpy(answer->tokens, generation->tokens, (size_t) answer->count * sizeof(int32_t));
-		memcpy(answer->log_probabilities, generation->log_probabilities, (size_t) answer->count * sizeof(float));
+		memcpy(answer->log_probabilities, generation->log_probabilities,
+			   (size_t) answer->count * sizeof(float));
 	}
 }
 
 static void
-check_answer(const Answer *answer, const Answer *expected, const char *set, int number, const char *how)
+check_answer(const Answer *answer, const Answer *expected, const char *set, int number,
+			 const char *how)
 {
 	if (answer->count != expected->count ||
 		memcmp(answer->tokens, expected->tokens, (size_t) expected->count * sizeof(int32_t)) != 0)
@@ -243,9 +254,12 @@ check_answer(const Answer *answer, const Answer *expected, const char *set, int 
 		UNIT_FAIL("%s, request %d %s: the same tokens, other bits", set, number, how);
 }
 
-/* Each request alone, then all together forwards and backwards; with the given number of threads. */
+/*
+ * Each request alone, then all together forwards and backwards; with the given number of threads.
+ */
 static void
-check_company(const GoldenFile *tensors, const char *directory, const char *set, int threads, Answer *alone)
+check_company(const GoldenFile *tensors, const char *directory, const char *set, int threads,
+			  Answer *alone)
 {
 	Engine		engine = engine_open(MODEL_A, set, threads, 0);
 	Adapter    *adapter = adapter_open(engine.model, directory, &engine.status);
@@ -273,7 +287,8 @@ check_company(const GoldenFile *tensors, const char *directory, const char *set,
 		numbers[i] = COMPANY - 1 - i;
 	run_company(&engine, tensors, adapter, numbers, COMPANY, company);
 	for (int i = 0; i < COMPANY; i++)
-		check_answer(&company->answers[i], &alone[COMPANY - 1 - i], set, COMPANY - 1 - i, "in another order");
+		check_answer(&company->answers[i], &alone[COMPANY - 1 - i], set, COMPANY - 1 - i,
+					 "in another order");
 	free(company);
 	adapter_close(engine.model, adapter);
 	engine_close(&engine);
@@ -338,7 +353,8 @@ UNIT_TEST(other_pictures_beside_change_no_bit)
 		medias[0] = engine_encode(&engine, pictures + 2, 1, NULL);
 		logits_with_media(&engine, &tensors, medias[0], alone);
 		media_release(engine.model, medias[0]);
-		if (!model_encode_images(engine.model, 3, counts, adapters, pictures, medias, &engine.status))
+		if (!model_encode_images(engine.model, 3, counts, adapters, pictures, medias,
+								 &engine.status))
 			engine_bail("pictures", &engine.status);
 		logits_with_media(&engine, &tensors, medias[1], beside);
 		if (memcmp(alone, beside, size) != 0)

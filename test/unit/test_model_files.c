@@ -28,7 +28,8 @@ original_open(void)
 
 	original.bytes = unit_read_file(MODEL_A "/model.safetensors", &original.size);
 	memcpy(&original.header_size, original.bytes, sizeof(uint64_t));
-	original.header = json_loadb(original.bytes + sizeof(uint64_t), (size_t) original.header_size, 0, NULL);
+	original.header = json_loadb(original.bytes + sizeof(uint64_t), (size_t) original.header_size,
+								 0, NULL);
 	original.config = golden_json(MODEL_A "/config.json");
 	return original;
 }
@@ -58,8 +59,12 @@ no_damage(const Original *original)
 {
 	size_t		begin = sizeof(uint64_t) + (size_t) original->header_size;
 
-	return (Damage) {original->config, original->header_size, original->bytes + sizeof(uint64_t),
-					 (size_t) original->header_size, original->bytes + begin, original->size - begin};
+	return (Damage){original->config,
+					original->header_size,
+					original->bytes + sizeof(uint64_t),
+					(size_t) original->header_size,
+					original->bytes + begin,
+					original->size - begin};
 }
 
 static void
@@ -149,7 +154,8 @@ UNIT_TEST(a_wrong_length_of_the_header_is_no_crash)
 	Original	original = original_open();
 	Damage		damage = no_damage(&original);
 	uint64_t	said = damage.said;
-	const uint64_t lengths[] = {0, 1, said - 1, said + 1, UINT64_C(1) << 32, UINT64_C(1) << 62, UINT64_MAX};
+	const uint64_t lengths[] = {0, 1, said - 1, said + 1, UINT64_C(1) << 32, UINT64_C(1) << 62,
+		UINT64_MAX};
 
 	for (size_t i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++)
 	{
@@ -170,7 +176,8 @@ check_entry(const Original *original, const char *key, const char *value, const 
 	if (value == NULL)
 		json_object_del(header, VICTIM);
 	else
-		json_object_set_new(json_object_get(header, VICTIM), key, json_loads(value, JSON_DECODE_ANY, NULL));
+		json_object_set_new(json_object_get(header, VICTIM), key,
+							json_loads(value, JSON_DECODE_ANY, NULL));
 	text = json_dumps(header, 0);
 	damage.header = text;
 	damage.header_size = strlen(text);
@@ -222,7 +229,8 @@ UNIT_TEST(an_unknown_tensor_is_named)
 
 /* Set one key of a section of config.json ("": the root) to a JSON value. */
 static void
-check_config(const Original *original, const char *section, const char *key, const char *value, const char *part)
+check_config(const Original *original, const char *section, const char *key, const char *value,
+			 const char *part)
 {
 	Damage		damage = no_damage(original);
 	json_t	   *config = json_deep_copy(original->config);
@@ -250,7 +258,8 @@ UNIT_TEST(wrong_settings_are_named)
 	check_config(&original, "vision", "layers", "0", "vision.layers");
 	check_config(&original, "vision", "width", "999936", "vision_encoder");
 	check_config(&original, "perceiver", "num_latents", "999999", "perceiver.latents");
-	check_config(&original, "cross_attention", "every_n_layers", "3", "model.layers.2.gated_cross_attn_layer");
+	check_config(&original, "cross_attention", "every_n_layers", "3",
+				 "model.layers.2.gated_cross_attn_layer");
 	check_config(&original, "special_ids", "image", "603", "special_ids");
 	check_config(&original, "", "vision", "[]", "vision.image_size");
 	check_config(&original, "", "separator", "5", "separator");

@@ -14,7 +14,8 @@
 
 /* Read options; the arena of the result is freed by the caller through *arena. */
 static bool
-read_options(const char *json, bool command_line, Arena **arena, RequestOptions *options, Status *status)
+read_options(const char *json, bool command_line, Arena **arena, RequestOptions *options,
+			 Status *status)
 {
 	*arena = arena_create();
 	request_options_defaults(options);
@@ -42,9 +43,10 @@ UNIT_TEST(options_are_read)
 	Status		status;
 	Arena	   *arena;
 
-	UNIT_CHECK(read_options("{\"max_tokens\": 7, \"temperature\": 0.5, \"top_k\": 3, \"top_p\": 0.25, \"seed\": -9,"
-							" \"stop\": [\"a\", \"bc\"], \"input\": \"x y\", \"threshold\": 0.75}",
-							false, &arena, &options, &status));
+	UNIT_CHECK(read_options(
+		"{\"max_tokens\": 7, \"temperature\": 0.5, \"top_k\": 3, \"top_p\": 0.25, \"seed\": -9,"
+		" \"stop\": [\"a\", \"bc\"], \"input\": \"x y\", \"threshold\": 0.75}",
+		false, &arena, &options, &status));
 	UNIT_EQUAL_INT(options.max_tokens, 7);
 	UNIT_NEAR(options.temperature, 0.5, 0);
 	UNIT_EQUAL_INT(options.top_k, 3);
@@ -88,7 +90,8 @@ UNIT_TEST(wrong_options_are_named)
 	check_refused("{\"stop\": []}", STATUS_INVALID_ARGUMENT, "\"stop\"");
 	check_refused("{\"stop\": [\"\"]}", STATUS_INVALID_ARGUMENT, "\"stop\"");
 	check_refused("{\"threshold\": 2}", STATUS_INVALID_ARGUMENT, "between 0 and 1");
-	check_refused("{\"eos_token_id\": 5}", STATUS_INVALID_ARGUMENT, "unknown option \"eos_token_id\"");
+	check_refused("{\"eos_token_id\": 5}", STATUS_INVALID_ARGUMENT,
+				  "unknown option \"eos_token_id\"");
 }
 
 UNIT_TEST(options_not_yet_supported_say_so)
@@ -168,10 +171,12 @@ run_request(Engine *engine, Request *request)
 	Scheduler  *scheduler;
 	bool		done = false;
 
-	UNIT_CHECK(model_context_create(&context, engine->config, engine->tokenizer, engine->arena, &engine->status));
+	UNIT_CHECK(model_context_create(&context, engine->config, engine->tokenizer, engine->arena,
+									&engine->status));
 	if (!request_prepare(request, &context) || request->answered)
 		return;
-	scheduler = scheduler_create(engine->model, engine->tokenizer, &(SchedulerOptions) {0}, &engine->status);
+	scheduler = scheduler_create(engine->model, engine->tokenizer, &(SchedulerOptions){0},
+								 &engine->status);
 	request_run(request, scheduler, note_done, &done);
 	while (!done && scheduler_step(scheduler))
 		;
@@ -193,7 +198,9 @@ answer_fields(const Request *request)
 	return fields;
 }
 
-/* Run a request of a kind with a prompt and options; its failure is checked against code and text. */
+/*
+ * Run a request of a kind with a prompt and options; its failure is checked against code and text.
+ */
 static void
 check_failure(Engine *engine, WireWriter writer, StatusCode code, const char *part)
 {
@@ -265,14 +272,16 @@ UNIT_TEST(only_digits_can_begin_and_go_on_a_number)
 	ModelContext context;
 	int			first = 0;
 
-	UNIT_CHECK(model_context_create(&context, engine.config, engine.tokenizer, engine.arena, &engine.status));
+	UNIT_CHECK(model_context_create(&context, engine.config, engine.tokenizer, engine.arena,
+									&engine.status));
 	for (int32_t id = 0; id < engine.config->decoder.vocabulary; id++)
 	{
 		bool		begins = (context.digits_first[id / 32] >> (id % 32) & 1) != 0;
 		bool		goes_on = (context.digits_rest[id / 32] >> (id % 32) & 1) != 0;
 		const char *piece = tokenizer_piece(engine.tokenizer, id);
 		size_t		mark = strncmp(piece, "\xE2\x96\x81", 3) == 0 ? 3 : 0;
-		bool		digits = piece[mark] != '\0' && strspn(piece + mark, "0123456789") == strlen(piece + mark);
+		bool		digits = piece[mark] != '\0' &&
+							 strspn(piece + mark, "0123456789") == strlen(piece + mark);
 
 		UNIT_EQUAL_INT(begins, digits);
 		UNIT_EQUAL_INT(goes_on, (digits && mark == 0) || id == engine.config->eos);
@@ -284,7 +293,8 @@ UNIT_TEST(only_digits_can_begin_and_go_on_a_number)
 
 /* Ask about the picture; the answer's fields point into the request. */
 static Request *
-ask_about_picture(Engine *engine, WireKind kind, const char *prompt, bool digits, WireFields *fields)
+ask_about_picture(Engine *engine, WireKind kind, const char *prompt, bool digits,
+				  WireFields *fields)
 {
 	WireWriter	writer = payload_begin(kind);
 	Request    *request;
@@ -319,7 +329,8 @@ UNIT_TEST(a_score_is_a_probability_and_the_filter_its_threshold)
 {
 	Engine		engine = engine_open(DEMO_MODEL, "auto", 1, -1);
 	WireFields	fields;
-	Request    *request = ask_about_picture(&engine, WIRE_KIND_SCORE, "Is there a dog?", false, &fields);
+	Request *request = ask_about_picture(&engine, WIRE_KIND_SCORE, "Is there a dog?", false,
+										 &fields);
 	double		score = wire_get_f64(&fields, WIRE_FIELD_REAL, -1);
 
 	UNIT_CHECK(score >= 0 && score <= 1);
@@ -341,14 +352,18 @@ UNIT_TEST(a_turn_is_appended_to_the_history)
 
 	payload_text(&writer, WIRE_FIELD_PROMPT, "And </s> now?");
 	payload_text(&writer, WIRE_FIELD_HISTORY,
-				 "[{\"role\": \"user\", \"content\": \"a\"}, {\"role\": \"assistant\", \"content\": \"b\"}]");
+				 "[{\"role\": \"user\", \"content\": \"a\"}, {\"role\": \"assistant\", "
+				 "\"content\": \"b\"}]");
 	request = payload_request(&writer);
 	run_request(&engine, request);
 	fields = answer_fields(request);
-	turns = json_loadb((const char *) fields.bytes[WIRE_FIELD_JSON], fields.length[WIRE_FIELD_JSON], 0, NULL);
+	turns = json_loadb((const char *) fields.bytes[WIRE_FIELD_JSON], fields.length[WIRE_FIELD_JSON],
+					   0, NULL);
 	UNIT_EQUAL_INT(json_array_size(turns), 4);
-	UNIT_EQUAL_TEXT(json_string_value(json_object_get(json_array_get(turns, 2), "content")), "And </s> now?");
-	UNIT_EQUAL_TEXT(json_string_value(json_object_get(json_array_get(turns, 3), "role")), "assistant");
+	UNIT_EQUAL_TEXT(json_string_value(json_object_get(json_array_get(turns, 2), "content")),
+					"And </s> now?");
+	UNIT_EQUAL_TEXT(json_string_value(json_object_get(json_array_get(turns, 3), "role")),
+					"assistant");
 	json_decref(turns);
 	request_free(request);
 	engine_close(&engine);

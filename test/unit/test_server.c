@@ -37,9 +37,12 @@ numbered_question(int number)
 	{
 		WireKind	kind;
 		const char *prompt;
-	}			asked[] = {
-		{WIRE_KIND_CAPTION, "detailed"}, {WIRE_KIND_COUNT, "dogs"}, {WIRE_KIND_SCORE, "Is there a cat?"},
-		{WIRE_KIND_CHAT_TURN, "What is this?"}, {WIRE_KIND_CHAT, "What is in the picture?"},
+	} asked[] = {
+		{WIRE_KIND_CAPTION, "detailed"},
+		{WIRE_KIND_COUNT, "dogs"},
+		{WIRE_KIND_SCORE, "Is there a cat?"},
+		{WIRE_KIND_CHAT_TURN, "What is this?"},
+		{WIRE_KIND_CHAT, "What is in the picture?"},
 	};
 	ClientQuestion question = {.kind = asked[number % 5].kind, .prompt = asked[number % 5].prompt};
 
@@ -145,7 +148,9 @@ UNIT_TEST(many_clients_get_the_answers_they_get_alone)
 		free(frame.payload);
 		free(alone[i].payload);
 	}
-	rows = status_number(fds[0], "scheduler", "steps") * status_number(fds[0], "scheduler", "rows_per_step") - rows;
+	rows = status_number(fds[0], "scheduler", "steps") *
+			   status_number(fds[0], "scheduler", "rows_per_step") -
+		   rows;
 	steps = status_number(fds[0], "scheduler", "steps") - steps;
 	UNIT_CHECK(rows / steps >= 2);
 	UNIT_CHECK(status_number(fds[0], "requests", "failed") == 0);
@@ -159,7 +164,8 @@ UNIT_TEST(cancelling_ends_a_request)
 	ServedEngine engine = engine_serve(DEMO_MODEL);
 	int			fd = client_open(&engine);
 	int			other = client_open(&engine);
-	ClientQuestion question = {.kind = WIRE_KIND_CHAT, .prompt = "Tell me a story.", .options = LONG_ANSWER};
+	ClientQuestion question = {
+		.kind = WIRE_KIND_CHAT, .prompt = "Tell me a story.", .options = LONG_ANSWER};
 	double		before;
 
 	UNIT_CHECK(client_send_question(fd, 7, &question));
@@ -187,7 +193,8 @@ UNIT_TEST(closing_a_connection_cancels_its_requests)
 {
 	ServedEngine engine = engine_serve(DEMO_MODEL);
 	int			watcher = client_open(&engine);
-	ClientQuestion question = {.kind = WIRE_KIND_CHAT, .prompt = "Tell me a story.", .options = LONG_ANSWER};
+	ClientQuestion question = {
+		.kind = WIRE_KIND_CHAT, .prompt = "Tell me a story.", .options = LONG_ANSWER};
 
 	for (int i = 0; i < 4; i++)
 	{
@@ -209,7 +216,8 @@ UNIT_TEST(a_request_that_must_be_alone_runs_alone)
 	ServedEngine engine = engine_serve(DEMO_MODEL);
 	int			company = client_open(&engine);
 	int			fd = client_open(&engine);
-	ClientQuestion story = {.kind = WIRE_KIND_CHAT, .prompt = "Tell me a story.", .options = LONG_ANSWER};
+	ClientQuestion story = {
+		.kind = WIRE_KIND_CHAT, .prompt = "Tell me a story.", .options = LONG_ANSWER};
 	ClientQuestion question = numbered_question(0);
 	ClientFrame frame;
 	bool		started;
