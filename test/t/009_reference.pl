@@ -1,0 +1,72 @@
+# The dialogues of the reference, asked through SQL from the pictures' files: every
+# answer that the original code was sure of is the same here, in every round.
+use strict;
+use warnings;
+
+use JSON::PP ();
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use Mmgpt;
+
+use constant LEAST_MARGIN => 0.01;
+
+my $node = mmgpt_node('main');
+my $cases = JSON::PP::decode_json(slurp_file('test/golden/demo/reference.json'))->{cases};
+my $json = JSON::PP->new->utf8;
+
+# The history of a case as mmgpt_chat takes it: a literal of SQL.
+sub history_of
+{
+	my ($case) = @_;
+	my @turns;
+
+	for my $round (@{ $case->{history} })
+	{
+		push @turns, { role => 'user', content => $round->[0] };
+		push @turns, { role => 'assistant', content => $round->[1] };
+	}
+	return quoted($json->encode(\@turns));
+}
+
+# The picture of a case: an expression of SQL.
+sub picture_of
+{
+	my ($case) = @_;
+
+	return 'NULL' unless defined $case->{picture};
+	return '(SELECT img FROM pictures WHERE name = ' . quoted($case->{picture}) . ')';
+}
+
+$node->start;
+load_pictures($node, 'postgres');
+for my $case (@$cases)
+{
+	my $round = @{ $case->{history} } + 1;
+	my $name = ($case->{picture} // 'no picture') . ", round $round: $case->{prompt}";
+
+	next unless $case->{min_top1_top2_margin} > LEAST_MARGIN;
+	is( $node->safe_psql('postgres',
+			sprintf('SELECT mmgpt_chat(%s, %s, %s)', picture_of($case), history_of($case), quoted($case->{prompt}))),
+		$case->{text}, $name);
+}
+
+# a dialogue that is led here, each turn appended to the history
+{
+	my @dialogue = grep { ($_->{picture} // '') eq $cases->[0]{picture} } @$cases;
+	my $history = '[]';
+
+	for my $case (@dialogue)
+	{
+		$history = $node->safe_psql('postgres',
+			sprintf('SELECT mmgpt_chat_turn(%s, %s, %s)', picture_of($case), quoted($history), quoted($case->{prompt})));
+	}
+	is_deeply(
+		$json->decode($history),
+		[ map { ({ role => 'user', content => $_->{prompt} }, { role => 'assistant', content => $_->{text} }) } @dialogue ],
+		'mmgpt_chat_turn leads a dialogue');
+}
+
+$node->stop;
+done_testing();
