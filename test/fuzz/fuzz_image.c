@@ -196,7 +196,8 @@ repair_checksums(Fuzz *fuzz)
 	while (fuzz->length > place && fuzz->length - place >= 12)
 	{
 		uint8_t    *chunk = fuzz->bytes + place;
-		size_t		size = (size_t) chunk[0] << 24 | (size_t) chunk[1] << 16 | (size_t) chunk[2] << 8 | chunk[3];
+		size_t		size = (size_t) chunk[0] << 24 | (size_t) chunk[1] << 16 |
+						   (size_t) chunk[2] << 8 | chunk[3];
 		uint32_t	sum;
 
 		if (size > fuzz->length - place - 12)
@@ -267,7 +268,8 @@ run_turn(Fuzz *fuzz, uint64_t seed, uint64_t number)
 	picture = damage(fuzz);
 	status_clear(&status);
 	if (image_read_info(fuzz->bytes, fuzz->length, &info, &status))
-		good = info.width > 0 && info.height > 0 && info.color != NULL && info.orientation >= 1 && info.orientation <= 8;
+		good = info.width > 0 && info.height > 0 && info.color != NULL && info.orientation >= 1 &&
+			   info.orientation <= 8;
 	else
 		good = fits(&status);
 	for (int rules = IMAGE_RULES_DISPLAY; rules <= IMAGE_RULES_ORIGINAL; rules++)
@@ -282,8 +284,8 @@ run_turn(Fuzz *fuzz, uint64_t seed, uint64_t number)
 				memcmp(first, second, sizeof(first)) == 0 && good;
 	}
 	if (!good)
-		printf("turn %llu of seed %llu (%s) broke a promise\n", (unsigned long long) number, (unsigned long long) seed,
-			   picture->name);
+		printf("turn %llu of seed %llu (%s) broke a promise\n", (unsigned long long) number,
+			   (unsigned long long) seed, picture->name);
 	free(fuzz->bytes);
 	return good;
 }
@@ -310,8 +312,9 @@ main(int argc, char **argv)
 	}
 	for (uint64_t i = first; i < first + count; i++)
 		failed += run_turn(&fuzz, seed, i) ? 0 : 1;
-	printf("%llu turns of seed %llu: %ld decoded, %ld refused, %llu wrong\n", (unsigned long long) count,
-		   (unsigned long long) seed, fuzz.taken, fuzz.refused, (unsigned long long) failed);
+	printf("%llu turns of seed %llu: %ld decoded, %ld refused, %llu wrong\n",
+		   (unsigned long long) count, (unsigned long long) seed, fuzz.taken, fuzz.refused,
+		   (unsigned long long) failed);
 	for (int i = 0; i < fuzz.count; i++)
 		free(fuzz.pictures[i].bytes);
 	arena_free(fuzz.arena);
