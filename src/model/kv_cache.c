@@ -1,5 +1,5 @@
 /*
- * kv_cache.c - a stack of free pages; see kv_cache.h.
+ * kv_cache.c - a stack of free pages, and counts of holders; see kv_cache.h.
  */
 #include "kv_cache.h"
 
@@ -7,7 +7,8 @@ bool
 pages_begin(PageAllocator *allocator, int total, Arena *arena, Status *status)
 {
 	allocator->free = arena_take_array(arena, (size_t) total, sizeof(int32_t));
-	if (allocator->free == NULL)
+	allocator->holders = arena_take_array(arena, (size_t) total, sizeof(int32_t));
+	if (allocator->free == NULL || allocator->holders == NULL)
 		return status_out_of_memory(status, (size_t) total * sizeof(int32_t));
 	allocator->total = total;
 	allocator->free_count = total;
@@ -30,13 +31,34 @@ pages_take(PageAllocator *allocator, PageList *list, int count)
 	if (more > allocator->free_count || count > list->capacity)
 		return false;
 	for (int i = 0; i < more; i++)
-		list->pages[list->count++] = allocator->free[--allocator->free_count];
+	{
+		int32_t		page = allocator->free[--allocator->free_count];
+
+		allocator->holders[page] = 1;
+		list->pages[list->count++] = page;
+	}
 	return true;
+}
+
+void
+pages_share(PageAllocator *allocator, PageList *to, const PageList *from, int count)
+{
+	for (int i = 0; i < count; i++)
+	{
+		to->pages[i] = from->pages[i];
+		allocator->holders[from->pages[i]]++;
+	}
+	to->count = count;
 }
 
 void
 pages_give_back(PageAllocator *allocator, PageList *list, int count)
 {
 	while (list->count > count)
-		allocator->free[allocator->free_count++] = list->pages[--list->count];
+	{
+		int32_t		page = list->pages[--list->count];
+
+		if (--allocator->holders[page] == 0)
+			allocator->free[allocator->free_count++] = page;
+	}
 }

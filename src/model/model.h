@@ -123,6 +123,12 @@ extern Sequence *sequence_open(Model *model, Media *media, Adapter *adapter, con
 							   int count, Status *status);
 extern void sequence_close(Model *model, Sequence *sequence);
 
+/*
+ * A second sequence with the same tokens so far. Full pages are shared; the last one, if it
+ * is not full, is copied into a page of its own (STATUS_OUT_OF_MEMORY when none is free).
+ */
+extern Sequence *sequence_fork(Model *model, const Sequence *sequence, Status *status);
+
 /* Tokens whose keys and values are cached, that is computed by model_step. */
 extern int	sequence_length(const Sequence *sequence);
 

@@ -54,33 +54,70 @@ check_ids(const ModelConfig *config, const int32_t *ids, int count, Status *stat
 	return true;
 }
 
-Sequence *
-sequence_open(Model *model, Media *media, Adapter *adapter, const int32_t *ids, int count,
-			  Status *status)
+/* A sequence without pages, with room for the ids of a prompt. */
+static Sequence *
+sequence_allocate(const Model *model, int count, Status *status)
 {
 	int			capacity = pages_for_keys(model->config.decoder.context);
-	Sequence   *sequence;
-	size_t		bytes;
+	size_t		bytes = sizeof(Sequence) + ((size_t) capacity + 2 * (size_t) count) * sizeof(int32_t);
+	Sequence   *sequence = calloc(1, bytes);
 
-	if (!check_ids(&model->config, ids, count, status))
-		return NULL;
-	bytes = sizeof(Sequence) + ((size_t) capacity + 2 * (size_t) count) * sizeof(int32_t);
-	sequence = calloc(1, bytes);
 	if (sequence == NULL)
 	{
 		status_out_of_memory(status, bytes);
 		return NULL;
 	}
-	sequence->media = media;
-	sequence->adapter = adapter;
 	sequence->pages.pages = (int32_t *) (sequence + 1);
 	sequence->pages.capacity = capacity;
 	sequence->ids = sequence->pages.pages + capacity;
 	sequence->pictures = sequence->ids + count;
 	sequence->prompt = count;
+	return sequence;
+}
+
+Sequence *
+sequence_open(Model *model, Media *media, Adapter *adapter, const int32_t *ids, int count,
+			  Status *status)
+{
+	Sequence   *sequence;
+
+	if (!check_ids(&model->config, ids, count, status))
+		return NULL;
+	sequence = sequence_allocate(model, count, status);
+	if (sequence == NULL)
+		return NULL;
+	sequence->media = media;
+	sequence->adapter = adapter;
 	memcpy(sequence->ids, ids, (size_t) count * sizeof(int32_t));
 	assign_pictures(sequence, &model->config, model->config.attend_previous);
 	return sequence;
+}
+
+Sequence *
+sequence_fork(Model *model, const Sequence *sequence, Status *status)
+{
+	int			full = sequence->length / KV_PAGE_KEYS;
+	Sequence   *fork = sequence_allocate(model, sequence->prompt, status);
+
+	if (fork == NULL)
+		return NULL;
+	fork->media = sequence->media;
+	fork->adapter = sequence->adapter;
+	fork->length = sequence->length;
+	fork->marks = sequence->marks;
+	memcpy(fork->ids, sequence->ids, (size_t) sequence->prompt * sizeof(int32_t));
+	memcpy(fork->pictures, sequence->pictures, (size_t) sequence->prompt * sizeof(int32_t));
+	pages_share(&model->cache_pages, &fork->pages, &sequence->pages, full);
+	if (sequence->length % KV_PAGE_KEYS == 0)
+		return fork;
+	if (!sequence_reserve(model, fork, sequence->length, status))
+	{
+		sequence_close(model, fork);
+		return NULL;
+	}
+	model->backend->ops->kv_copy(model->backend, &model->cache, sequence->pages.pages[full],
+								 fork->pages.pages[full]);
+	return fork;
 }
 
 void

@@ -184,6 +184,8 @@ typedef struct BackendOps
 	 */
 	void (*kv_write)(Backend *backend, const KvPool *pool, int layer, Tensor keys, Tensor values,
 					 Tensor slots);
+	/* Copy one page of all layers to another. */
+	void		(*kv_copy) (Backend *backend, const KvPool *pool, int from, int to);
 	/* y [R, heads * D] = softmax(scale q k^T) v over each row's span of one layer. */
 	void		(*attention) (Backend *backend, Tensor y, Tensor q, const KvPool *pool, int layer,
 							  const AttentionPlan *plan);

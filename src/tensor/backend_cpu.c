@@ -87,6 +87,7 @@ static const BackendOps cpu_ops = {
 	.swiglu = cpu_swiglu,
 	.rotary = cpu_rotary,
 	.kv_write = cpu_kv_write,
+	.kv_copy = cpu_kv_copy,
 	.attention = cpu_attention,
 	.patches = cpu_patches,
 	.vision_tokens = cpu_vision_tokens,

@@ -90,6 +90,16 @@ cpu_kv_write(Backend *backend, const KvPool *pool, int layer, Tensor keys, Tenso
 	cpu_run((CpuBackend *) backend, kv_write_row, &job, keys.rows, 2.0 * keys.rows * keys.columns);
 }
 
+void
+cpu_kv_copy(Backend *backend, const KvPool *pool, int from, int to)
+{
+	size_t		page = page_floats(pool);
+
+	for (int layer = 0; layer < pool->layers; layer++)
+		memcpy(layer_data(pool, layer) + page * (size_t) to,
+			   layer_data(pool, layer) + page * (size_t) from, page * sizeof(float));
+}
+
 typedef struct AttentionJob
 {
 	const Kernels *kernels;

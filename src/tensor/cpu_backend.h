@@ -50,6 +50,7 @@ extern bool cpu_kv_create(Backend *backend, int layers, int pages, int heads, in
 extern void cpu_kv_destroy(Backend *backend, KvPool *pool);
 extern void cpu_kv_write(Backend *backend, const KvPool *pool, int layer, Tensor keys,
 						 Tensor values, Tensor slots);
+extern void cpu_kv_copy(Backend *backend, const KvPool *pool, int from, int to);
 extern void cpu_attention(Backend *backend, Tensor y, Tensor q, const KvPool *pool, int layer,
 						  const AttentionPlan *plan);
 
