@@ -26,9 +26,9 @@ decoder_take_tensors(Workspace *workspace, const Model *model, int rows, int med
 	t.positions = workspace_integers(workspace, 1, rows);
 	t.slots = workspace_integers(workspace, 1, rows);
 	t.spans = workspace_integers(workspace, rows, ATTENTION_SPAN_FIELDS);
-	t.lists = workspace_integers(workspace, 1, model->cache_pages.total);
+	t.lists = workspace_integers(workspace, rows, step_list_pages(model));
 	t.media_spans = workspace_integers(workspace, media_rows, ATTENTION_SPAN_FIELDS);
-	t.media_lists = workspace_integers(workspace, 1, model->media_pages.total);
+	t.media_lists = workspace_integers(workspace, media_rows, step_media_pages(model));
 	t.logits_index = workspace_integers(workspace, 1, logits_rows);
 	t.x = workspace_floats(workspace, rows, config->hidden);
 	t.normed = workspace_floats(workspace, rows, config->hidden);

@@ -196,10 +196,10 @@ create_workspace(Model *model, Status *status)
 	int			rows = model->options.max_step_tokens;
 	size_t		image_rows = (size_t) images * (size_t) (1 + vision_patches(&model->config.vision) +
 														 model->config.resampler.latents);
+	size_t		pages = (size_t) (step_list_pages(model) > step_media_pages(model) ?
+								  step_list_pages(model) : step_media_pages(model));
 	size_t		staged = (image_rows > (size_t) rows ? image_rows : (size_t) rows) *
-							 ATTENTION_SPAN_FIELDS +
-						 (size_t) model->cache_pages.total + (size_t) model->media_pages.total +
-						 (size_t) model->options.max_step_logits;
+		(ATTENTION_SPAN_FIELDS + pages) + (size_t) model->options.max_step_logits;
 	size_t		runs = (size_t) (rows > images ? rows : images);
 
 	model->workspace.size = workspace_size(model);

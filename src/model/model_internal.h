@@ -206,6 +206,10 @@ typedef struct DecoderBatch
 	AttentionPlan cross_attention;
 } DecoderBatch;
 
+/* Pages that the lists of one sequence and of its pictures hold at most; sequences may share pages. */
+extern int	step_list_pages(const Model *model);
+extern int	step_media_pages(const Model *model);
+
 extern DecoderTensors decoder_take_tensors(Workspace *workspace, const Model *model, int rows,
 										   int media_rows, int logits_rows);
 extern void decoder_forward(Model *model, const DecoderBatch *batch, DecoderTensors *t);

@@ -20,6 +20,18 @@ typedef struct StepPlan
 	DecoderTensors t;
 } StepPlan;
 
+int
+step_list_pages(const Model *model)
+{
+	return pages_for_keys(model->config.decoder.context);
+}
+
+int
+step_media_pages(const Model *model)
+{
+	return pages_for_keys(model->options.max_images * model->config.resampler.latents);
+}
+
 static bool
 has_media(const StepItem *item)
 {
