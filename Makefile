@@ -161,7 +161,17 @@ $(BUILD)/test/%: test/unit/%.c $(UNIT_OBJECTS)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_COMMON) -MMD -MP -MF $@.d -MT $@ $(SEE_cli) -Itest/unit -o $@ $< $(UNIT_OBJECTS) $(ENGINE_LIBS)
 
--include $(UNIT_PROGRAMS:=.d)
+# programs that read damaged files; of use with SANITIZE=1
+FUZZ_PROGRAMS := $(patsubst test/fuzz/%.c,$(BUILD)/fuzz/%,$(wildcard test/fuzz/*.c))
+
+.PHONY: fuzz-programs
+fuzz-programs: $(FUZZ_PROGRAMS)
+
+$(BUILD)/fuzz/%: test/fuzz/%.c $(UNIT_OBJECTS)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_COMMON) -MMD -MP -MF $@.d -MT $@ $(SEE_cli) -Itest/unit -o $@ $< $(UNIT_OBJECTS) $(ENGINE_LIBS)
+
+-include $(UNIT_PROGRAMS:=.d) $(FUZZ_PROGRAMS:=.d)
 
 # ---------------------------------------------------------------------------
 # The demo: a private server with pictures to ask about, and a gallery page.
