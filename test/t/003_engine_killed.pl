@@ -35,7 +35,8 @@ sub fresh_engine
 
 $node->start;
 load_pictures($node, 'postgres');
-$node->safe_psql('postgres', 'CREATE TABLE questions (id int PRIMARY KEY, name text, prompt text, expected text)');
+$node->safe_psql('postgres',
+	'CREATE TABLE questions (id int PRIMARY KEY, name text, prompt text, expected text)');
 for my $i (0 .. ROWS - 1)
 {
 	my $case = $cases[ $i % @cases ];
@@ -52,7 +53,8 @@ for my $i (0 .. ROWS - 1)
 	my $session = session_start($node, 'postgres', <<'SQL');
 SELECT count(*), count(*) FILTER (WHERE answer = expected)
 FROM (SELECT expected,
-			 mmgpt_ask(img, prompt, CASE WHEN id % 20 = 10 THEN '{"fault": "slow"}'::jsonb END) AS answer
+			 mmgpt_ask(img, prompt,
+				CASE WHEN id % 20 = 10 THEN '{"fault": "slow"}'::jsonb END) AS answer
 	  FROM questions JOIN pictures USING (name) ORDER BY id OFFSET 0) AS answers
 SQL
 	my ($status, $out, $err);
@@ -157,7 +159,8 @@ SQL
 	$node->safe_psql('postgres', "SELECT pg_cancel_backend($backend)");
 	($status, $out, $err) = session_finish($session);
 	like($err, qr/57014/, 'a call can be cancelled while the engine stands still');
-	$session = session_start($node, 'postgres', sprintf('SELECT mmgpt_ask(img, %s) FROM pictures WHERE name = %s',
+	$session = session_start($node, 'postgres',
+		sprintf('SELECT mmgpt_ask(img, %s) FROM pictures WHERE name = %s',
 			quoted($cases[0]->{prompt}), quoted($cases[0]->{picture})));
 	kill 'KILL', $engine;
 	($status, $out, $err) = session_finish($session);

@@ -29,7 +29,8 @@ for my $preload (1, 0)
 	is($standby->safe_psql('postgres', $question), $case->{text},
 		$preload ? 'answers' : 'answers where the library is not preloaded');
 	is(scalar engines($standby), 1, 'with one engine');
-	is($standby->safe_psql('postgres', "SET default_transaction_read_only = on; SELECT mmgpt_status() IS NOT NULL"),
+	is($standby->safe_psql('postgres',
+		"SET default_transaction_read_only = on; SELECT mmgpt_status() IS NOT NULL"),
 		't', 'and tells its status');
 	if ($preload)
 	{
@@ -37,7 +38,8 @@ for my $preload (1, 0)
 
 		isnt($engine, engine_of($primary), 'its own, not that of the primary');
 		kill 'KILL', $engine;
-		is($standby->safe_psql('postgres', $question), $case->{text}, 'which is replaced when killed');
+		is($standby->safe_psql('postgres', $question), $case->{text},
+			'which is replaced when killed');
 		$standby->promote;
 		is($standby->safe_psql('postgres', $question), $case->{text}, 'a promoted standby answers');
 	}

@@ -63,7 +63,8 @@ is((as_role('plain', 'SELECT mmgpt_status() IS NOT NULL, mmgpt_version() IS NOT 
 	is(engine_of($node), $engine, 'and did not happen');
 	$node->safe_psql('postgres', 'GRANT EXECUTE ON FUNCTION mmgpt_restart() TO team');
 	is((as_role('member', 'SELECT mmgpt_restart()'))[0], 0, 'it can be granted');
-	ok(wait_until(sub { my ($now) = engines($node); defined $now && $now != $engine }), 'and happens');
+	ok(wait_until(sub { my ($now) = engines($node); defined $now && $now != $engine }),
+		'and happens');
 }
 
 # settings
@@ -74,17 +75,22 @@ for my $setting ('model', 'device', 'threads', 'weight_format', 'instruction_set
 
 	refused('plain', "SELECT mmgpt_version(); SET mmgpt.$setting = '$value'", '(?:55P02|42501)',
 		"a plain role does not set mmgpt.$setting");
-	my ($status, $out, $err) = $node->psql('postgres', "SELECT mmgpt_version(); SET mmgpt.$setting = '$value'");
+	my ($status, $out, $err) = $node->psql('postgres',
+		"SELECT mmgpt_version(); SET mmgpt.$setting = '$value'");
 	like($err, qr/cannot be changed now/, 'neither does a superuser in a session');
-	refused('plain', "ALTER SYSTEM SET mmgpt.$setting = '$value'", '42501', 'nor a plain role for the server');
-	refused('plain', "ALTER ROLE plain SET mmgpt.$setting = '$value'", '(?:55P02|42501)', 'nor for itself');
+	refused('plain', "ALTER SYSTEM SET mmgpt.$setting = '$value'", '42501',
+		'nor a plain role for the server');
+	refused('plain', "ALTER ROLE plain SET mmgpt.$setting = '$value'", '(?:55P02|42501)',
+		'nor for itself');
 }
 for my $setting ('max_image_pixels', 'max_request_bytes')
 {
-	refused('plain', "SET mmgpt.$setting = 100000", '42501', "a plain role does not set mmgpt.$setting");
+	refused('plain', "SET mmgpt.$setting = 100000", '42501',
+		"a plain role does not set mmgpt.$setting");
 	is(($node->psql('postgres', "SET mmgpt.$setting = 100000"))[0], 0, 'a superuser does');
 }
-for my $setting ('max_tokens = 7', 'temperature = 0.5', 'top_k = 5', 'top_p = 0.9', "seed = '3'", 'num_beams = 1')
+for my $setting ('max_tokens = 7', 'temperature = 0.5', 'top_k = 5', 'top_p = 0.9', "seed = '3'",
+	'num_beams = 1')
 {
 	is((as_role('plain', "SET mmgpt.$setting"))[0], 0, "anybody sets mmgpt.$setting");
 }
@@ -101,7 +107,8 @@ refused('plain', 'SHOW mmgpt.model', '42501', 'a plain role does not see where t
 	load_pictures($other, 'postgres');
 	$other->safe_psql('postgres', 'CREATE ROLE plain LOGIN; GRANT SELECT ON pictures TO plain');
 	($status, $out, $err) = session_finish(
-		session_start($other, 'postgres', "SET mmgpt.model = '/etc'; SELECT $ask FROM pictures $where",
+		session_start($other, 'postgres',
+			"SET mmgpt.model = '/etc'; SELECT $ask FROM pictures $where",
 			user => 'plain'));
 	is($out, $case->{text}, 'a setting made before the library was loaded does not count');
 	$other->stop;

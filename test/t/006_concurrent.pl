@@ -61,7 +61,8 @@ ok(@cases >= 10, 'there are enough certain questions');
 		push @sessions, session_start($node, $i % 2 ? 'second' : 'postgres', ask($case));
 		push @expected, $case->{text};
 	}
-	is(count_right(\@sessions, \@expected), SESSIONS, SESSIONS . ' sessions in two databases, every answer right');
+	is(count_right(\@sessions, \@expected), SESSIONS,
+		SESSIONS . ' sessions in two databases, every answer right');
 	is(scalar engines($node), 1, 'from one engine');
 }
 
@@ -80,7 +81,8 @@ ok(@cases >= 10, 'there are enough certain questions');
 				"SELECT pg_advisory_lock_shared(1); "
 				  . "SELECT count(*) FILTER (WHERE mmgpt_ask(img, %s, jsonb_build_object('seed', n)) = %s) "
 				  . "FROM pictures, generate_series(1, %d) AS n WHERE name = %s",
-				quoted($case->{prompt}), quoted($case->{text}), QUESTIONS, quoted($case->{picture})));
+				quoted($case->{prompt}), quoted($case->{text}), QUESTIONS,
+					quoted($case->{picture})));
 		push @expected, "\n" . QUESTIONS;
 	}
 	ok( $node->poll_query_until('postgres',
@@ -93,7 +95,8 @@ ok(@cases >= 10, 'there are enough certain questions');
 	$steps = $after->{steps} - $before->{steps};
 	$rows = $after->{rows} - $before->{rows};
 	note("$rows rows in $steps steps");
-	cmp_ok($rows, '>=', LEAST_ROWS_A_STEP * $steps, 'at least ' . LEAST_ROWS_A_STEP . ' rows a step in the mean');
+	cmp_ok($rows, '>=', LEAST_ROWS_A_STEP * $steps,
+		'at least ' . LEAST_ROWS_A_STEP . ' rows a step in the mean');
 	cmp_ok($steps, '>', 0, 'by more than none');
 	is($after->{running}, 0, 'nothing runs at the end');
 	is($after->{waiting}, 0, 'and nothing waits');
@@ -105,7 +108,8 @@ ok(@cases >= 10, 'there are enough certain questions');
 	my $score = sprintf("SELECT mmgpt_score(img, 'Is there a dog in the image?') FROM pictures WHERE name = %s",
 		quoted($cases[0]{picture}));
 	my $alone = $node->safe_psql('postgres', "SET extra_float_digits = 3; $score");
-	my @company = map { session_start($node, 'postgres', ask($cases[ $_ % @cases ])) } (1 .. TOGETHER - 1);
+	my @company =
+	  map { session_start($node, 'postgres', ask($cases[ $_ % @cases ])) } (1 .. TOGETHER - 1);
 	my $together = $node->safe_psql('postgres', "SET extra_float_digits = 3; $score");
 
 	sessions_finish(@company);
@@ -151,7 +155,8 @@ $node->stop;
 		push @sessions, session_start($other, $i % 2 ? 'second' : 'postgres', ask($case));
 		push @expected, $case->{text};
 	}
-	is(count_right(\@sessions, \@expected), RACERS, RACERS . ' first calls at once are all answered');
+	is(count_right(\@sessions, \@expected), RACERS,
+		RACERS . ' first calls at once are all answered');
 	is(scalar engines($other), 1, 'by one engine');
 	is( $other->safe_psql('postgres',
 			"SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'mmgpt supervisor'"),
@@ -171,7 +176,8 @@ $node->stop;
 	$full->start;
 	load_pictures($full, 'postgres');
 	($status, $out, $err) = $full->psql('postgres', ask($cases[0]));
-	like($err, qr/max_worker_processes/, 'where no background worker may start, the error says what to do');
+	like($err, qr/max_worker_processes/,
+		'where no background worker may start, the error says what to do');
 	$full->stop;
 }
 

@@ -61,7 +61,7 @@ my @damages = (
 					my $shape = $_[0]{$tensor}{shape};
 
 					# the same number of elements, so that only the shape is wrong
-					$_[0]{$tensor}{shape} = @$shape == 2 ? [ $shape->[0] * 2, $shape->[1] / 2 ] : [ 1, @$shape ];
+					$_[0]{$tensor}{shape} = [ $shape->[0] * 2, $shape->[1] / 2 ];
 				});
 		},
 		[ sub { qr/\Q$tensor\E/ }, qr/shape/, qr/model\.safetensors/ ]
@@ -116,7 +116,8 @@ for my $damage (@damages)
 		like($err, ref $pattern eq 'CODE' ? $pattern->() : $pattern, 'that says what is wrong');
 	}
 	note($err);
-	is($node->safe_psql('postgres', 'SELECT mmgpt_status() IS NOT NULL, mmgpt_version() IS NOT NULL'),
+	is($node->safe_psql('postgres',
+		'SELECT mmgpt_status() IS NOT NULL, mmgpt_version() IS NOT NULL'),
 		't|t', 'status and version are told');
 	is($node->safe_psql('postgres',
 			"SELECT mmgpt_image_info(img)->>'format' FROM pictures WHERE name = '00.png'"),
@@ -127,7 +128,8 @@ for my $damage (@damages)
 	system_or_bail('rm', '-rf', $model, "$model.away");
 	system_or_bail('cp', '-R', $whole, $model);
 	$node->safe_psql('postgres', 'SELECT mmgpt_restart()');
-	is($node->safe_psql('postgres', $question), $case->{text}, 'mmgpt_restart() after the repair: answered');
+	is($node->safe_psql('postgres', $question), $case->{text},
+		'mmgpt_restart() after the repair: answered');
 }
 
 # the setting changes while the server runs

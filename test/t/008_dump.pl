@@ -19,7 +19,8 @@ my $question = "SELECT mmgpt_ask(img, " . quoted($case->{prompt}) . ") FROM pict
   . quoted($case->{picture});
 
 $node->start;
-cmp_ok(length(Cwd::realpath($node->data_dir)), '>', LONG_PATH, 'the data directory has a long path');
+cmp_ok(length(Cwd::realpath($node->data_dir)), '>', LONG_PATH,
+	'the data directory has a long path');
 load_pictures($node, 'postgres');
 is($node->safe_psql('postgres', $question), $case->{text}, 'and the engine is reached in it');
 
@@ -27,7 +28,8 @@ is($node->safe_psql('postgres', $question), $case->{text}, 'and the engine is re
 {
 	my $file = PostgreSQL::Test::Utils::tempdir() . '/dump';
 
-	$node->safe_psql('postgres', "CREATE VIEW captions AS SELECT name, mmgpt_caption(img) AS caption FROM pictures;
+	$node->safe_psql('postgres',
+		"CREATE VIEW captions AS SELECT name, mmgpt_caption(img) AS caption FROM pictures;
 		CREATE TABLE answers (name text, answer text);
 		CREATE INDEX ON answers (name)");
 	$node->command_ok(
@@ -36,8 +38,10 @@ is($node->safe_psql('postgres', $question), $case->{text}, 'and the engine is re
 	$node->command_ok(
 		[ 'pg_restore', '--exit-on-error', '-d', $node->connstr('restored'), $file ], 'pg_restore');
 	is($node->safe_psql('restored', $question), $case->{text}, 'the restored database answers');
-	is( $node->safe_psql('restored', 'SELECT string_agg(caption, $$|$$ ORDER BY name) FROM captions'),
-		$node->safe_psql('postgres', 'SELECT string_agg(caption, $$|$$ ORDER BY name) FROM captions'),
+	is( $node->safe_psql('restored',
+		'SELECT string_agg(caption, $$|$$ ORDER BY name) FROM captions'),
+		$node->safe_psql('postgres',
+			'SELECT string_agg(caption, $$|$$ ORDER BY name) FROM captions'),
 		'its view gives the same captions');
 	is( $node->safe_psql('restored', q(SELECT has_function_privilege('public', 'mmgpt_restart()', 'EXECUTE'))),
 		'f', 'and rights are as they were');
@@ -51,10 +55,13 @@ is($node->safe_psql('postgres', $question), $case->{text}, 'and the engine is re
 		"CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0");
 	load_pictures($node, 'latin');
 	is($node->safe_psql('latin', $question), $case->{text}, 'a LATIN1 database answers');
-	is( $node->safe_psql('latin', "SET client_encoding = 'UTF8'; SELECT mmgpt_token_count(U&'caf\\00e9 na\\00efve')"),
-		$node->safe_psql('postgres', "SET client_encoding = 'UTF8'; SELECT mmgpt_token_count(U&'caf\\00e9 na\\00efve')"),
+	is( $node->safe_psql('latin',
+		"SET client_encoding = 'UTF8'; SELECT mmgpt_token_count(U&'caf\\00e9 na\\00efve')"),
+		$node->safe_psql('postgres',
+			"SET client_encoding = 'UTF8'; SELECT mmgpt_token_count(U&'caf\\00e9 na\\00efve')"),
 		'a text counts the same tokens in both encodings');
-	is( $node->safe_psql('latin', "SELECT mmgpt_chat_turn(NULL, NULL, chr(233), '{\"max_tokens\": 1}')->0->>'content' = chr(233)"),
+	is( $node->safe_psql('latin',
+		"SELECT mmgpt_chat_turn(NULL, NULL, chr(233), '{\"max_tokens\": 1}')->0->>'content' = chr(233)"),
 		't', 'a letter beyond ASCII comes back as it went');
 	($status, $out, $err) = $node->psql('latin',
 		"SELECT mmgpt_ask(img, 'x', jsonb_build_object(chr(233), 1)) FROM pictures LIMIT 1");
@@ -73,7 +80,8 @@ is($node->safe_psql('postgres', $question), $case->{text}, 'and the engine is re
 {
 	my $path = $node->backup_dir . '/taken';
 	my ($out, $err) = run_command(
-		[ 'pg_basebackup', '-D', $path, '-d', $node->connstr('postgres'), '--checkpoint', 'fast', '--no-sync' ]);
+		[ 'pg_basebackup', '-D', $path, '-d', $node->connstr('postgres'), '--checkpoint', 'fast',
+			'--no-sync' ]);
 	my $backup = PostgreSQL::Test::Cluster->new('backup');
 
 	is($err, '', 'pg_basebackup has nothing to complain of');
@@ -94,7 +102,8 @@ is($node->safe_psql('postgres', $question), $case->{text}, 'and the engine is re
 	my ($status, $out, $err) = $node->psql('postgres', $question);
 	like($err, qr/does not exist/, 'without the extension there are no functions');
 	$node->safe_psql('postgres', 'CREATE SCHEMA vision; CREATE EXTENSION mmgpt SCHEMA vision');
-	is($node->safe_psql('postgres', "SET search_path = public, vision; $question"), $case->{text}, 'in another schema');
+	is($node->safe_psql('postgres', "SET search_path = public, vision; $question"), $case->{text},
+		'in another schema');
 	$node->safe_psql('postgres', 'ALTER EXTENSION mmgpt SET SCHEMA public');
 	is($node->safe_psql('postgres', $question), $case->{text}, 'moved back');
 	is(engine_of($node), $engine, 'all the time the same engine');

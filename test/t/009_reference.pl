@@ -48,7 +48,8 @@ for my $case (@$cases)
 
 	next unless $case->{min_top1_top2_margin} > LEAST_MARGIN;
 	is( $node->safe_psql('postgres',
-			sprintf('SELECT mmgpt_chat(%s, %s, %s)', picture_of($case), history_of($case), quoted($case->{prompt}))),
+			sprintf('SELECT mmgpt_chat(%s, %s, %s)', picture_of($case), history_of($case),
+				quoted($case->{prompt}))),
 		$case->{text}, $name);
 }
 
@@ -60,11 +61,13 @@ for my $case (@$cases)
 	for my $case (@dialogue)
 	{
 		$history = $node->safe_psql('postgres',
-			sprintf('SELECT mmgpt_chat_turn(%s, %s, %s)', picture_of($case), quoted($history), quoted($case->{prompt})));
+			sprintf('SELECT mmgpt_chat_turn(%s, %s, %s)', picture_of($case), quoted($history),
+				quoted($case->{prompt})));
 	}
 	is_deeply(
 		$json->decode($history),
-		[ map { ({ role => 'user', content => $_->{prompt} }, { role => 'assistant', content => $_->{text} }) } @dialogue ],
+		[ map { ({ role => 'user', content => $_->{prompt} }, { role => 'assistant',
+			content => $_->{text} }) } @dialogue ],
 		'mmgpt_chat_turn leads a dialogue');
 }
 
