@@ -59,7 +59,9 @@ FROM (SELECT expected,
 SQL
 	my ($status, $out, $err);
 
-	for my $done (1, 10)
+	# counted in pictures of the running engine; five mean that it is past the row that the
+	# first one was lost in
+	for my $pictures (1, 5)
 	{
 		my $engine;
 
@@ -67,7 +69,7 @@ SQL
 				sub {
 					my $now = eval { status($node) };
 
-					return $now && $now->{done} >= $done && $now->{running} > 0;
+					return $now && $now->{images_encoded} >= $pictures && $now->{running} > 0;
 				}),
 			'the engine works on a row');
 		$engine = engine_of($node);
