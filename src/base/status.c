@@ -7,6 +7,25 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "utf8.h"
+
+/*
+ * Replace bytes that are not UTF-8 by question marks: texts quote what was read, which
+ * a precision or another library may have cut inside a character.
+ */
+static void
+repair_text(char *text)
+{
+	size_t		length = strlen(text);
+	size_t		at = utf8_valid_prefix(text, length);
+
+	while (at < length)
+	{
+		text[at] = '?';
+		at += utf8_valid_prefix(text + at, length - at);
+	}
+}
+
 /*
  * Format into a buffer and, where the text does not fit, cut it so that no
  * UTF-8 character is left half.
@@ -22,14 +41,16 @@ format_text(char *buffer, size_t size, const char *format, va_list arguments)
 		buffer[0] = '\0';
 		return;
 	}
-	if ((size_t) length < size)
-		return;
-	end = size - 1;
-	while (end > 0 && ((unsigned char) buffer[end - 1] & 0xC0) == 0x80)
-		end--;
-	if (end > 0 && (unsigned char) buffer[end - 1] >= 0xC0)
-		end--;
-	buffer[end] = '\0';
+	if ((size_t) length >= size)
+	{
+		end = size - 1;
+		while (end > 0 && ((unsigned char) buffer[end - 1] & 0xC0) == 0x80)
+			end--;
+		if (end > 0 && (unsigned char) buffer[end - 1] >= 0xC0)
+			end--;
+		buffer[end] = '\0';
+	}
+	repair_text(buffer);
 }
 
 void
@@ -101,5 +122,6 @@ status_prefix(Status *status, const char *format, ...)
 	format_text(prefix, sizeof(prefix), format, arguments);
 	va_end(arguments);
 	snprintf(status->message, sizeof(status->message), "%.*s: %.*s", 200, prefix, 300, old);
+	repair_text(status->message);
 	return false;
 }
