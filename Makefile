@@ -142,6 +142,7 @@ endif
 #	make test SANITIZE=1		and the unit tests again, under sanitizers
 #	make check-unit				the unit tests alone (SANITIZE=1, FAULTS=1)
 #	make check-unit TEST=test_text
+#	make fuzz					the fuzz programs, under sanitizers (FUZZ_TURNS, FUZZ_SEED)
 # ---------------------------------------------------------------------------
 
 TEST ?= test_*
@@ -163,9 +164,19 @@ $(BUILD)/test/%: test/unit/%.c $(UNIT_OBJECTS)
 
 # programs that read damaged files; of use with SANITIZE=1
 FUZZ_PROGRAMS := $(patsubst test/fuzz/%.c,$(BUILD)/fuzz/%,$(wildcard test/fuzz/*.c))
+FUZZ_TURNS ?= 2000
+FUZZ_SEED ?= 1
 
-.PHONY: fuzz-programs
+.PHONY: fuzz fuzz-programs
 fuzz-programs: $(FUZZ_PROGRAMS)
+
+ifdef SANITIZE
+fuzz: $(FUZZ_PROGRAMS)
+	@for program in $^; do echo "# $$program"; $$program $(FUZZ_TURNS) $(FUZZ_SEED) || exit 1; done
+else
+fuzz:
+	@$(MAKE) --no-print-directory fuzz SANITIZE=1
+endif
 
 $(BUILD)/fuzz/%: test/fuzz/%.c $(UNIT_OBJECTS)
 	@mkdir -p $(@D)

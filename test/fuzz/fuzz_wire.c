@@ -1,0 +1,201 @@
+/*
+ * fuzz_wire.c - damaged frames, options and histories must be refused or taken, and never more.
+ *
+ *	fuzz_wire COUNT [SEED [NUMBER]]
+ *
+ * A turn makes the payload of a request whose JSON texts are damaged, sometimes damages the
+ * payload too, and reads all of it as the engine does: header, fields, request,
+ * options, history. A history that is taken is written again, and must then be taken
+ * once more.
+ */
+#include "fuzz.h"
+#include "request.h"
+
+#define PAYLOAD_SIZE 8192
+
+static const char options_text[] =
+	"{\"max_tokens\": 64, \"temperature\": 0.5, \"top_k\": 40, \"top_p\": 0.9, \"seed\": 7, "
+	"\"num_beams\": 1, \"length_penalty\": 1.0, \"early_stopping\": false, \"stop\": [\"a\", \"b\"], "
+	"\"input\": \"caf\xC3\xA9\", \"threshold\": 0.25, \"no_repeat_ngram_size\": 0}";
+
+static const char history_text[] =
+	"[{\"role\": \"user\", \"content\": \"What is this?\"}, "
+	"{\"role\": \"assistant\", \"content\": \"A red bus \xF0\x9F\x9A\x8C.\"}, "
+	"{\"role\": \"user\", \"content\": \"\"}, {\"role\": \"assistant\", \"content\": \"\\n\"}]";
+
+/* Write the payload of a request into a buffer of PAYLOAD_SIZE bytes; returns its length. */
+static size_t
+write_payload(uint8_t *buffer, const FuzzText *options, const FuzzText *history, uint64_t *state)
+{
+	WireWriter	writer;
+
+	wire_writer_begin(&writer, buffer, PAYLOAD_SIZE);
+	wire_write_u32(&writer, WIRE_FIELD_KIND, (uint32_t) fuzz_draw(state, 12));
+	wire_write_u32(&writer, WIRE_FIELD_FLAGS, (uint32_t) fuzz_draw(state, 2));
+	wire_write_u64(&writer, WIRE_FIELD_MAX_PIXELS, fuzz_draw(state, UINT64_MAX));
+	wire_write_bytes(&writer, WIRE_FIELD_PROMPT, "How many?", 9);
+	wire_write_bytes(&writer, WIRE_FIELD_OPTIONS, options->bytes, options->length);
+	wire_write_bytes(&writer, WIRE_FIELD_HISTORY, history->bytes, history->length);
+	wire_write_f64(&writer, WIRE_FIELD_TEMPERATURE, 0.5);
+	wire_write_bytes(&writer, WIRE_FIELD_IMAGE, "not an image", 12);
+	return writer.used;
+}
+
+/* Damage numbers of a payload: tags and lengths are little-endian words. */
+static void
+damage_words(FuzzText *payload, uint64_t *state)
+{
+	static const uint32_t words[] = {0, 1, 8, WIRE_FIELD_LAST, WIRE_FIELD_LAST + 1, 0x7FFFFFFF,
+									 0x80000000, 0xFFFFFFF8, 0xFFFFFFFF};
+	uint32_t	word = words[fuzz_draw(state, sizeof(words) / sizeof(words[0]))];
+
+	if (payload->length >= sizeof(word))
+		memcpy(payload->bytes + fuzz_draw(state, payload->length - sizeof(word) + 1), &word,
+			   sizeof(word));
+}
+
+/* Read 16 bytes as the header of a frame; one that is taken is written as it was. */
+static bool
+check_header(uint64_t *state)
+{
+	uint8_t		bytes[WIRE_HEADER_SIZE];
+	uint8_t		again[WIRE_HEADER_SIZE];
+	WireHeader	header;
+
+	for (int i = 0; i < WIRE_HEADER_SIZE; i++)
+		bytes[i] = (uint8_t) (fuzz_draw(state, 2) == 0 ? 0 : fuzz_draw(state, 256));
+	if (!wire_header_read(bytes, &header))
+		return true;
+	wire_header_write(&header, again);
+	if (header.length > WIRE_MAX_PAYLOAD || memcmp(bytes, again, sizeof(bytes)) != 0)
+		return fuzz_broken("the header of a frame");
+	return true;
+}
+
+/* Check that all fields lie in the payload, and that failures travel. */
+static bool
+check_fields(const FuzzText *payload)
+{
+	const uint8_t *begin = (const uint8_t *) payload->bytes;
+	WireFields	fields;
+	Status		status;
+
+	status_clear(&status);
+	if (!wire_fields_read(begin, payload->length, &fields, &status))
+		return status.code == STATUS_PROTOCOL && fuzz_says_why(&status);
+	for (int tag = 0; tag <= WIRE_FIELD_LAST; tag++)
+		if (fields.bytes[tag] != NULL &&
+			(fields.bytes[tag] < begin || fields.bytes[tag] > begin + payload->length ||
+			 fields.length[tag] > (size_t) (begin + payload->length - fields.bytes[tag])))
+			return fuzz_broken("a field outside of its payload");
+	wire_get_status(&fields, &status);
+	return true;
+}
+
+/* Check what options promise. */
+static bool
+check_options(const char *json, size_t length, Arena *arena)
+{
+	RequestOptions options;
+	Status		status;
+
+	status_clear(&status);
+	request_options_defaults(&options);
+	if (!request_options_read(json, length, false, arena, &options, &status))
+		return fuzz_says_why(&status);
+	if (options.max_tokens < 1 || options.max_tokens > 1000000 || !(options.temperature >= 0) ||
+		!(options.temperature <= 100) || options.top_k < 0 || !(options.top_p > 0) ||
+		!(options.top_p <= 1) || !(options.threshold >= 0) || !(options.threshold <= 1) ||
+		options.stop_count < 0 || options.stop_count > OPTIONS_MAX_STOPS ||
+		options.eos_token_id != -1 || options.num_beams < 1)
+		return fuzz_broken("an option out of its range");
+	for (int i = 0; i < options.stop_count; i++)
+		if (options.stops[i] == NULL || options.stops[i][0] == '\0')
+			return fuzz_broken("an empty stop string");
+	return true;
+}
+
+/* Check that a history is refused with a reason, or can be written and read again. */
+static bool
+check_history(const char *json, size_t length, Arena *arena)
+{
+	TextPart	prompt = {"And now?", 8};
+	TextPart	answer = {"Yes.", 4};
+	TextPart	input = {NULL, 0};
+	Dialogue	dialogue;
+	Dialogue	again;
+	Status		status;
+	char	   *written;
+	size_t		size = 0;
+
+	status_clear(&status);
+	if (!dialogue_read(json, length, prompt, input, true, arena, &dialogue, &status))
+		return fuzz_says_why(&status);
+	written = dialogue_write(&dialogue, answer, arena, &size, &status);
+	if (written == NULL || dialogue.count < 1)
+		return fuzz_broken("a history that cannot be written");
+	if (!dialogue_read(written, size, prompt, input, true, arena, &again, &status) ||
+		again.count != dialogue.count + 1)
+		return fuzz_broken("a history that is not taken again");
+	return true;
+}
+
+/* Check a request as the engine makes it of the payload, of which it takes over a copy. */
+static bool
+check_request(const FuzzText *payload, Arena *arena)
+{
+	uint8_t    *copy = malloc(payload->length > 0 ? payload->length : 1);
+	Request    *request;
+	bool		good;
+
+	memcpy(copy, payload->bytes, payload->length);
+	request = request_create(1, copy, payload->length, NULL);
+	if (request == NULL)
+		return fuzz_broken("a request that was not made");
+	if (status_good(&request->status))
+		good = check_options((const char *) request->fields.bytes[WIRE_FIELD_OPTIONS],
+							 request->fields.length[WIRE_FIELD_OPTIONS], arena) &&
+			check_history((const char *) request->fields.bytes[WIRE_FIELD_HISTORY],
+						  request->fields.length[WIRE_FIELD_HISTORY], arena);
+	else
+		good = request->status.code == STATUS_PROTOCOL && fuzz_says_why(&request->status);
+	request_free(request);
+	return good;
+}
+
+/* Damage the texts of a request, or its payload, and read it. */
+static bool
+run_turn(uint64_t *state)
+{
+	FuzzText	options = fuzz_text(options_text, strlen(options_text));
+	FuzzText	history = fuzz_text(history_text, strlen(history_text));
+	FuzzText	payload;
+	uint8_t		buffer[PAYLOAD_SIZE];
+	Arena	   *arena = arena_create();
+	bool		good;
+
+	fuzz_damage(&options, state);
+	fuzz_damage(&history, state);
+	payload = fuzz_text(buffer, write_payload(buffer, &options, &history, state));
+	if (fuzz_draw(state, 4) == 0)
+		fuzz_damage(&payload, state);
+	if (fuzz_draw(state, 4) == 0)
+		damage_words(&payload, state);
+	fuzz_tighten(&payload);
+	fuzz_tighten(&options);
+	fuzz_tighten(&history);
+	good = check_header(state) && check_fields(&payload) && check_request(&payload, arena) &&
+		check_options(options.bytes, options.length, arena) &&
+		check_history(history.bytes, history.length, arena);
+	arena_free(arena);
+	free(options.bytes);
+	free(history.bytes);
+	free(payload.bytes);
+	return good;
+}
+
+int
+main(int argc, char **argv)
+{
+	return fuzz_run(argc, argv, run_turn);
+}
