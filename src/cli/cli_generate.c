@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "beam_search.h"
 #include "cli_common.h"
 #include "generation.h"
 #include "request_options.h"
@@ -108,21 +109,54 @@ run_generation(GenerateJob *job, bool plain_ids, Status *status)
 	return generation->finish != FINISH_FAILED;
 }
 
+/* Token ids as JSON, the end token behind them where there is one. */
+static json_t *
+ids_json(const int32_t *tokens, int count, bool ended, int32_t eos)
+{
+	json_t	   *ids = json_array();
+
+	for (int i = 0; i < count; i++)
+		json_array_append_new(ids, json_integer(tokens[i]));
+	if (ended)
+		json_array_append_new(ids, json_integer(eos));
+	return ids;
+}
+
+/* All finished answers of a beam search, best first. */
+static json_t *
+sequences_json(const BeamSearch *search)
+{
+	json_t	   *sequences = json_array();
+
+	for (int i = 0; i < search->finished_count; i++)
+	{
+		const Hypothesis *answer = &search->finished[i];
+
+		json_array_append_new(sequences,
+							  json_pack("{s:o, s:f}", "ids",
+										ids_json(answer->tokens, answer->count, answer->ended,
+												 search->eos),
+										"score", answer->score));
+	}
+	return sequences;
+}
+
 static bool
 print_answer(const GenerateJob *job, Status *status)
 {
 	const Generation *generation = &job->generation;
 	size_t		length;
 	char	   *text = generation_text(generation, job->tokenizer, &length, status);
-	json_t	   *ids = json_array();
 	json_t	   *root;
 
 	if (text == NULL)
 		return false;
-	for (int i = 0; i < generation->count; i++)
-		json_array_append_new(ids, json_integer(generation->tokens[i]));
-	root = json_pack("{s:o, s:o, s:s}", "ids", ids, "text", json_stringn(text, length), "finish",
+	root = json_pack("{s:o, s:o, s:s}", "ids",
+					 ids_json(generation->tokens, generation->count, false, generation->eos),
+					 "text", json_stringn(text, length), "finish",
 					 finish_name(generation->finish));
+	if (generation->search != NULL)
+		json_object_set_new(root, "sequences", sequences_json(generation->search));
 	json_dumpf(root, stdout, 0);
 	putchar('\n');
 	json_decref(root);

@@ -170,6 +170,13 @@ extern void model_step_limits(const Model *model, int *tokens, int *logits, int 
 extern bool model_choose(Model *model, int rows, const ChoiceRule *rules, Choice *choices,
 						 Status *status);
 
+/*
+ * The count most likely tokens of rows [first, first + rows) of the last step's logits, into
+ * choices [rows, count].
+ */
+extern bool model_best(Model *model, int first, int rows, const ChoiceRule *rules, int count,
+					   Choice *choices, Status *status);
+
 /* Copy rows of the last step's logits to host memory f32 [rows, vocabulary]. */
 extern bool model_read_logits(Model *model, int rows, float *logits, Status *status);
 

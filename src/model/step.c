@@ -311,6 +311,17 @@ model_choose(Model *model, int rows, const ChoiceRule *rules, Choice *choices, S
 }
 
 bool
+model_best(Model *model, int first, int rows, const ChoiceRule *rules, int count, Choice *choices,
+		   Status *status)
+{
+	if (!check_rows(model, first + rows, status))
+		return false;
+	model->backend->ops->best(model->backend, tensor_row_range(model->logits, first, rows), rules,
+							  count, choices);
+	return true;
+}
+
+bool
 model_read_logits(Model *model, int rows, float *logits, Status *status)
 {
 	if (!check_rows(model, rows, status))

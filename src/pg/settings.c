@@ -28,7 +28,7 @@
 #define GREATEST_MAX_TOKENS (1000 * 1000)
 #define GREATEST_TOP_K (1000 * 1000)
 #define GREATEST_TEMPERATURE 100.0
-#define GREATEST_NUM_BEAMS 64
+#define GREATEST_NUM_BEAMS 16
 #define NO_SEED "none"
 
 char	   *setting_model = NULL;

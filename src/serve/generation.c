@@ -5,6 +5,7 @@
 
 #include <string.h>
 
+#include "beam_search.h"
 #include "digest.h"
 #include "prompt_template.h"
 #include "utf8.h"
@@ -70,6 +71,15 @@ generation_begin(Generation *generation, Arena *arena, const ModelConfig *config
 													 sizeof(float));
 	if (generation->tokens == NULL || generation->log_probabilities == NULL)
 		return status_out_of_memory(status, (size_t) generation->max_tokens * 8);
+	if (options->num_beams > 1)
+	{
+		generation->search = arena_take(arena, sizeof(BeamSearch));
+		if (generation->search == NULL)
+			return status_out_of_memory(status, sizeof(BeamSearch));
+		if (!beam_search_begin(generation->search, options, prompt_count, generation->max_tokens,
+							   generation->eos, arena, status))
+			return false;
+	}
 	generation->rule.forced = -1;
 	generation->rule.temperature = (float) options->temperature;
 	generation->rule.top_k = options->top_k;

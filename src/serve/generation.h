@@ -71,6 +71,8 @@ struct Generation
 	int32_t		alternatives[GENERATION_MAX_ALTERNATIVES];
 	int			alternative_count;
 
+	struct BeamSearch *search;	/* beam search; NULL: one token after another */
+
 	/* ---- what came out ---- */
 	Finish		finish;
 	Status		status;

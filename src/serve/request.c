@@ -176,7 +176,8 @@ check_settings(Request *request)
 
 	if (options->max_tokens >= 1 && options->max_tokens <= MAX_TOKENS &&
 		options->temperature >= 0 && options->temperature <= MAX_TEMPERATURE &&
-		options->top_k >= 0 && options->top_p > 0 && options->top_p <= 1)
+		options->top_k >= 0 && options->top_p > 0 && options->top_p <= 1 &&
+		options->num_beams >= 1 && options->num_beams <= OPTIONS_MAX_BEAMS)
 		return true;
 	status_set(&request->status, STATUS_INVALID_ARGUMENT,
 			   "a setting of the request is out of range");
@@ -201,11 +202,7 @@ read_options(Request *request)
 	options->seed = wire_get_i64(fields, WIRE_FIELD_SEED, 0);
 	if (!check_settings(request))
 		return false;
-	if (wire_get_u32(fields, WIRE_FIELD_NUM_BEAMS, 1) != 1)
-	{
-		status_set(&request->status, STATUS_NOT_SUPPORTED, "beam search is not supported yet");
-		return status_hint(&request->status, "Set mmgpt.num_beams to 1.");
-	}
+	options->num_beams = (int) wire_get_u32(fields, WIRE_FIELD_NUM_BEAMS, 1);
 	return request_options_read(json.text, json.length, false, request->arena, options,
 								&request->status);
 }
@@ -263,10 +260,13 @@ choose_prompt(Request *request, const ModelConfig *config, TextPart *prompt)
 			return caption_prompt(request, &config->prompts, given, prompt);
 		case WIRE_KIND_COUNT:
 			request->options.temperature = 0;
+			request->options.num_beams = 1;
+			request->options.no_repeat_ngram_size = 0;
 			request->options.max_tokens = COUNT_MAX_TOKENS;
 			return fill_prompt(request, config->prompts.count, given, prompt);
 		case WIRE_KIND_SCORE:
 		case WIRE_KIND_FILTER:
+			request->options.num_beams = 1;
 			return fill_prompt(request, config->prompts.filter, given, prompt);
 		default:
 			*prompt = given;

@@ -117,35 +117,29 @@ not_supported(OptionReader *reader)
 static bool
 read_num_beams(OptionReader *reader)
 {
-	int			beams = 1;
-
-	if (!read_integer(reader, 1, 64, "an integer between 1 and 64", &beams))
-		return false;
-	return beams == 1 || not_supported(reader);
+	return read_integer(reader, 1, OPTIONS_MAX_BEAMS, "an integer between 1 and 16",
+						&reader->options->num_beams);
 }
 
 static bool
 read_length_penalty(OptionReader *reader)
 {
-	double		penalty;
-
-	return read_number(reader, -100, 100, "a number between -100 and 100", &penalty);
+	return read_number(reader, -100, 100, "a number between -100 and 100",
+					   &reader->options->length_penalty);
 }
 
 static bool
 read_early_stopping(OptionReader *reader)
 {
+	reader->options->early_stopping = json_is_true(reader->value);
 	return json_is_boolean(reader->value) || out_of_range(reader, "true or false");
 }
 
 static bool
 read_no_repeat_ngram_size(OptionReader *reader)
 {
-	int			size = 0;
-
-	if (!read_integer(reader, 0, 1000, "an integer between 0 and 1000", &size))
-		return false;
-	return size == 0 || not_supported(reader);
+	return read_integer(reader, 0, 1000, "an integer between 0 and 1000",
+						&reader->options->no_repeat_ngram_size);
 }
 
 static bool
@@ -253,6 +247,7 @@ request_options_defaults(RequestOptions *options)
 	options->max_tokens = 256;
 	options->top_p = 1.0;
 	options->num_beams = 1;
+	options->length_penalty = 1.0;
 	options->threshold = 0.5;
 	options->eos_token_id = -1;
 }

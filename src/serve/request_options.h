@@ -14,6 +14,8 @@
 
 /* Stop strings of one call, at most. */
 #define OPTIONS_MAX_STOPS 16
+/* Beams of one answer, at most. */
+#define OPTIONS_MAX_BEAMS 16
 
 /* What a build for tests can break on purpose (-DMMGPT_FAULTS). */
 typedef enum FaultKind
@@ -33,7 +35,10 @@ typedef struct RequestOptions
 	double		top_p;			/* 1: all tokens */
 	bool		has_seed;
 	int64_t		seed;
-	int			num_beams;		/* 1; more is not supported yet */
+	int			num_beams;		/* 1 .. OPTIONS_MAX_BEAMS; 1: no beam search */
+	double		length_penalty;	/* of beam search: scores are divided by length^penalty */
+	bool		early_stopping;	/* stop when num_beams answers are finished */
+	int			no_repeat_ngram_size;	/* no n tokens of prompt and answer come twice; 0: off */
 	const char *input;			/* text of an "### Input:" block; NULL: none */
 	size_t		input_length;
 	double		threshold;		/* of mmgpt_filter, 0 .. 1 */

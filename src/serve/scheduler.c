@@ -6,7 +6,7 @@
  * compute it, and hand each generation its tokens. Whoever finishes leaves the lists
  * before its callback runs, so the callback may submit the next part of a request.
  */
-#include "scheduler.h"
+#include "scheduler_internal.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -15,42 +15,6 @@
 #define DEFAULT_RUNNING 64
 /* Pictures that are encoded together, at most, whatever the model was opened for. */
 #define MAX_ENCODED 32
-
-/* How the tokens of one batch item belong to a generation. */
-typedef struct StepPart
-{
-	Generation *generation;
-	int			first_row;		/* of its logits */
-	int			rows;
-} StepPart;
-
-struct Scheduler
-{
-	Model	   *model;
-	const Tokenizer *tokenizer;
-	int			max_running;
-	int			max_tokens;		/* of a step */
-	int			max_logits;
-	int			max_images;
-	Generation *waiting;		/* oldest first */
-	Generation **waiting_end;
-	Generation **running;		/* [max_running] */
-	int			running_count;
-	int			turn;			/* whose prompt goes first in the next step */
-	uint32_t   *ordinary;		/* bits [V]: tokens that an answer may hold */
-	Arena	   *scratch;		/* reset in every step */
-	SchedulerCounters counters;
-
-	/* one step */
-	StepItem   *items;			/* [max_running] */
-	StepPart   *parts;
-	int32_t    *ids;			/* [max_tokens] */
-	int			item_count;
-	int			token_count;
-	int			logit_count;
-	ChoiceRule *rules;			/* [max_logits] */
-	Choice	   *choices;
-};
 
 /* All tokens but those that stand for no text; the end token is allowed. */
 static void
@@ -67,8 +31,8 @@ take_arrays(Scheduler *scheduler, const ModelConfig *config)
 	size_t		running = (size_t) scheduler->max_running;
 
 	scheduler->running = calloc(running, sizeof(Generation *));
-	scheduler->items = calloc(running, sizeof(StepItem));
-	scheduler->parts = calloc(running, sizeof(StepPart));
+	scheduler->items = calloc(running + (size_t) scheduler->max_logits, sizeof(StepItem));
+	scheduler->parts = calloc(running + (size_t) scheduler->max_logits, sizeof(StepPart));
 	scheduler->ids = calloc((size_t) scheduler->max_tokens, sizeof(int32_t));
 	scheduler->rules = calloc((size_t) scheduler->max_logits, sizeof(ChoiceRule));
 	scheduler->choices = calloc((size_t) scheduler->max_logits, sizeof(Choice));
@@ -161,6 +125,7 @@ scheduler_counters(const Scheduler *scheduler, SchedulerCounters *counters)
 static void
 finish(Scheduler *scheduler, Generation *generation, Finish how)
 {
+	beams_close(scheduler, generation);
 	sequence_close(scheduler->model, generation->sequence);
 	generation->sequence = NULL;
 	generation->finish = how;
@@ -173,8 +138,7 @@ remove_running(Scheduler *scheduler, int i)
 	scheduler->running[i] = scheduler->running[--scheduler->running_count];
 }
 
-/* Take a generation out of the running ones and tell its owner. */
-static void
+void
 finish_running(Scheduler *scheduler, Generation *generation, Finish how)
 {
 	for (int i = 0; i < scheduler->running_count; i++)
@@ -221,8 +185,7 @@ drop_cancelled(Scheduler *scheduler)
 
 /* ---- admission ---- */
 
-/* Tokens that the sequence can grow to; the last chosen one is never fed. */
-static int
+int
 largest_length(const Generation *generation)
 {
 	int			new_tokens = generation->scoring ? 1 : generation->max_tokens;
@@ -236,8 +199,8 @@ has_room(const Scheduler *scheduler, const Generation *generation)
 {
 	const PictureSet *pictures = generation->pictures;
 
-	if (model_pages_for(scheduler->model, largest_length(generation)) >
-		model_free_pages(scheduler->model))
+	if (model_pages_for(scheduler->model, largest_length(generation)) +
+		beams_extra_pages(scheduler, generation) > model_free_pages(scheduler->model))
 		return false;
 	return pictures == NULL || pictures->media != NULL ||
 		   media_has_room(scheduler->model, pictures->count);
@@ -247,7 +210,8 @@ has_room(const Scheduler *scheduler, const Generation *generation)
 static bool
 can_ever_fit(const Scheduler *scheduler, Generation *generation)
 {
-	int			need = model_pages_for(scheduler->model, largest_length(generation));
+	int			need = model_pages_for(scheduler->model, largest_length(generation)) +
+		beams_extra_pages(scheduler, generation);
 	int			total = scheduler_pages(scheduler);
 
 	if (need <= total)
@@ -388,6 +352,32 @@ wanted_logits(const Generation *generation)
 	return generation->scoring ? generation->chain_count + 1 : 1;
 }
 
+void
+add_tokens(Scheduler *scheduler, Generation *generation, int beam, int first, int count, int logits)
+{
+	const Beam *search = beam < 0 ? NULL : &generation->search->beams[beam];
+	int32_t    *ids = scheduler->ids + scheduler->token_count;
+
+	for (int i = 0; i < count; i++)
+	{
+		int			place = first + i;
+
+		if (search == NULL || place < generation->prompt_count)
+			ids[i] = generation_token(generation, place);
+		else
+			ids[i] = search->tokens[place - generation->prompt_count];
+	}
+	scheduler->items[scheduler->item_count] = (StepItem) {
+		search == NULL ? generation->sequence : search->sequence, ids, count, logits
+	};
+	scheduler->parts[scheduler->item_count] = (StepPart) {
+		generation, beam, scheduler->logit_count, logits
+	};
+	scheduler->item_count++;
+	scheduler->token_count += count;
+	scheduler->logit_count += logits;
+}
+
 /* Put up to room tokens of a generation into the batch. */
 static void
 add_item(Scheduler *scheduler, Generation *generation, int room)
@@ -395,8 +385,6 @@ add_item(Scheduler *scheduler, Generation *generation, int room)
 	int			left = generation_length(generation) - generation->fed;
 	int			count = left < room ? left : room;
 	int			logits = count == left ? wanted_logits(generation) : 0;
-	StepItem   *item = &scheduler->items[scheduler->item_count];
-	StepPart   *part = &scheduler->parts[scheduler->item_count];
 
 	if (count < 1 || scheduler->logit_count + logits > scheduler->max_logits)
 		return;
@@ -409,15 +397,7 @@ add_item(Scheduler *scheduler, Generation *generation, int room)
 		if (count < 1)
 			return;
 	}
-	for (int i = 0; i < count; i++)
-		scheduler->ids[scheduler->token_count + i] = generation_token(generation,
-																	  generation->fed + i);
-	*item = (StepItem) {generation->sequence, scheduler->ids + scheduler->token_count, count,
-		logits};
-	*part = (StepPart) {generation, scheduler->logit_count, logits};
-	scheduler->item_count++;
-	scheduler->token_count += count;
-	scheduler->logit_count += logits;
+	add_tokens(scheduler, generation, -1, generation->fed, count, logits);
 }
 
 /* Next tokens of running answers first, then prompts in turn. */
@@ -430,161 +410,22 @@ form_batch(Scheduler *scheduler)
 	scheduler->token_count = 0;
 	scheduler->logit_count = 0;
 	for (int i = 0; i < count; i++)
-		if (generation_length(scheduler->running[i]) - scheduler->running[i]->fed == 1)
-			add_item(scheduler, scheduler->running[i],
-					 scheduler->max_tokens - scheduler->token_count);
+	{
+		Generation *generation = scheduler->running[(scheduler->turn + i) % count];
+
+		if (beams_running(generation))
+			beams_add(scheduler, generation);
+		else if (generation_length(generation) - generation->fed == 1)
+			add_item(scheduler, generation, scheduler->max_tokens - scheduler->token_count);
+	}
 	for (int i = 0; i < count; i++)
 	{
 		Generation *generation = scheduler->running[(scheduler->turn + i) % count];
 
-		if (generation_length(generation) - generation->fed > 1)
+		if (!beams_running(generation) && generation_length(generation) - generation->fed > 1)
 			add_item(scheduler, generation, scheduler->max_tokens - scheduler->token_count);
 	}
 	scheduler->turn++;
-}
-
-/* ---- what came out ---- */
-
-/* A generated <image> changes what earlier tokens attend to, so the whole text is computed anew. */
-static bool
-restart_with_mark(Scheduler *scheduler, Generation *generation)
-{
-	int			length = generation_length(generation);
-	int32_t    *ids = arena_take_array(generation->arena, (size_t) length, sizeof(int32_t));
-	Media	   *media = generation->pictures == NULL ? NULL : generation->pictures->media;
-	int			pages = largest_length(generation);
-
-	if (ids == NULL)
-		return status_out_of_memory(&generation->status, (size_t) length * sizeof(int32_t));
-	for (int i = 0; i < length; i++)
-		ids[i] = generation_token(generation, i);
-	sequence_close(scheduler->model, generation->sequence);
-	generation->sequence = sequence_open(scheduler->model, media, generation->adapter, ids, length,
-										 &generation->status);
-	generation->fed = 0;
-	return generation->sequence != NULL &&
-		sequence_reserve(scheduler->model, generation->sequence, pages, &generation->status);
-}
-
-/* Take the token that was chosen; finish the generation if it was the last. */
-static void
-take_token(Scheduler *scheduler, Generation *generation, Choice choice)
-{
-	generation->tokens[generation->count] = choice.token;
-	generation->log_probabilities[generation->count++] = choice.log_probability;
-	scheduler->counters.new_tokens++;
-	if (choice.token == generation->eos)
-		finish_running(scheduler, generation, FINISH_EOS);
-	else if (!generation->allow_special &&
-			 generation_stops(generation, scheduler->tokenizer, scheduler->scratch))
-		finish_running(scheduler, generation, FINISH_STOP);
-	else if (generation->count >= generation->max_tokens)
-		finish_running(scheduler, generation, FINISH_LENGTH);
-	else if (choice.token == model_config(scheduler->model)->image &&
-			 !restart_with_mark(scheduler, generation))
-		finish_running(scheduler, generation, FINISH_FAILED);
-}
-
-/* How the next token of a generation is chosen. */
-static ChoiceRule
-next_rule(const Scheduler *scheduler, const Generation *generation)
-{
-	ChoiceRule	rule = generation->rule;
-
-	rule.counter = (uint64_t) generation->count;
-	rule.allowed = generation->allow_special ? NULL : scheduler->ordinary;
-	if (generation->allowed_first != NULL)
-		rule.allowed = generation->count == 0 ? generation->allowed_first
-											  : generation->allowed_rest;
-	return rule;
-}
-
-/* The rule of one row of logits. round numbers the alternatives of the last row. */
-static ChoiceRule
-row_rule(const Scheduler *scheduler, const StepPart *part, int row, int round)
-{
-	Generation *generation = part->generation;
-	ChoiceRule	rule = {.forced = 0, .allowed = NULL};
-
-	if (!generation->scoring)
-		return next_rule(scheduler, generation);
-	if (row < generation->chain_count)
-		rule.forced = generation->prompt[generation->prompt_count - generation->chain_count + row];
-	else
-		rule.forced = generation->alternatives[round < generation->alternative_count ? round : 0];
-	return rule;
-}
-
-/*
- * Choose for all rows; in later rounds only the further alternatives of scoring generations are
- * new.
- */
-static bool
-choose_round(Scheduler *scheduler, int round, Status *status)
-{
-	for (int i = 0; i < scheduler->item_count; i++)
-		for (int row = 0; row < scheduler->parts[i].rows; row++)
-			scheduler->rules[scheduler->parts[i].first_row + row] = row_rule(
-				scheduler, &scheduler->parts[i], row, round);
-	return model_choose(scheduler->model, scheduler->logit_count, scheduler->rules,
-						scheduler->choices, status);
-}
-
-/* Note the log-probabilities of one round for a scoring generation. */
-static void
-take_scores(const Scheduler *scheduler, const StepPart *part, int round)
-{
-	Generation *generation = part->generation;
-
-	for (int row = 0; row < part->rows; row++)
-	{
-		double		value = scheduler->choices[part->first_row + row].log_probability;
-
-		if (row < generation->chain_count && round == 0)
-			generation->chain += value;
-		else if (row >= generation->chain_count && round < generation->alternative_count)
-			generation->alternative[round] = value;
-	}
-}
-
-/* Rounds that the scoring generations of this step need beyond the first. */
-static int
-further_rounds(const Scheduler *scheduler)
-{
-	int			rounds = 0;
-
-	for (int i = 0; i < scheduler->item_count; i++)
-	{
-		const StepPart *part = &scheduler->parts[i];
-
-		if (part->rows > 0 && part->generation->scoring &&
-			part->generation->alternative_count - 1 > rounds)
-			rounds = part->generation->alternative_count - 1;
-	}
-	return rounds;
-}
-
-static void
-score_all(Scheduler *scheduler, int round)
-{
-	for (int i = 0; i < scheduler->item_count; i++)
-		if (scheduler->parts[i].rows > 0 && scheduler->parts[i].generation->scoring)
-			take_scores(scheduler, &scheduler->parts[i], round);
-}
-
-/* Scores need a choice for each alternative; the tokens of answers come from the first round. */
-static bool
-choose_all(Scheduler *scheduler, Status *status)
-{
-	int			rounds = further_rounds(scheduler);
-
-	for (int round = rounds; round >= 0; round--)
-	{
-		if (!choose_round(scheduler, round, status))
-			return false;
-		score_all(scheduler, round);
-	}
-	return true;
 }
 
 /* Tell every generation of the step that it failed. */
@@ -599,22 +440,6 @@ fail_step(Scheduler *scheduler, const Status *status)
 }
 
 static void
-deliver(Scheduler *scheduler)
-{
-	for (int i = 0; i < scheduler->item_count; i++)
-	{
-		StepPart   *part = &scheduler->parts[i];
-
-		if (part->rows == 0)
-			continue;
-		if (part->generation->scoring)
-			finish_running(scheduler, part->generation, FINISH_SCORED);
-		else
-			take_token(scheduler, part->generation, scheduler->choices[part->first_row]);
-	}
-}
-
-static void
 count_step(Scheduler *scheduler)
 {
 	SchedulerCounters *counters = &scheduler->counters;
@@ -625,11 +450,15 @@ count_step(Scheduler *scheduler)
 	for (int i = 0; i < scheduler->item_count; i++)
 	{
 		Generation *generation = scheduler->parts[i].generation;
+		int			beam = scheduler->parts[i].beam;
 		int			count = scheduler->items[i].count;
 		int			prompt = generation->prompt_count - generation->fed;
 
 		counters->prompt_tokens += (uint64_t) (prompt < 0 ? 0 : prompt < count ? prompt : count);
-		generation->fed += count;
+		if (beam >= 0)
+			generation->search->beams[beam].fed += count;
+		else
+			generation->fed += count;
 	}
 }
 

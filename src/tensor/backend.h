@@ -115,6 +115,10 @@ typedef struct ChoiceRule
 	uint64_t	seed;
 	uint64_t	counter;		/* which random number of the seed's sequence */
 	const uint32_t *allowed;	/* host bits [V]: tokens that may be chosen; NULL: all */
+	/* host [banned_count]: tokens that may not be chosen, though they count in the softmax */
+	const int32_t *banned;
+	int			banned_count;
+	int			least_kept;		/* tokens that top_k and top_p leave at least; 0: 1 */
 } ChoiceRule;
 
 typedef struct Choice
@@ -140,17 +144,17 @@ typedef struct BackendOps
 	bool		(*synchronize) (Backend *backend, Status *status);
 
 	/* Stack the parts and lay them out for products in the given format (TYPE_F32). */
-	bool (*weight_create)(Backend *backend, const WeightPart *parts, int count, int inputs,
+	bool		(*weight_create) (Backend *backend, const WeightPart *parts, int count, int inputs,
 						  DataType format, Weight *weight, Status *status);
 	void		(*weight_destroy) (Backend *backend, Weight *weight);
-	bool (*kv_create)(Backend *backend, int layers, int pages, int heads, int head_size,
+	bool		(*kv_create) (Backend *backend, int layers, int pages, int heads, int head_size,
 					  KvPool *pool, Status *status);
 	void		(*kv_destroy) (Backend *backend, KvPool *pool);
 
 	/* ---- products ---- */
 
 	/* y [R, N] from x [R, K] and weight [N, K]. y and x do not overlap. */
-	void (*matmul)(Backend *backend, Tensor y, Tensor x, const Weight *weight, Epilogue epilogue);
+	void		(*matmul) (Backend *backend, Tensor y, Tensor x, const Weight *weight, Epilogue epilogue);
 
 	/* ---- rows ---- */
 
@@ -162,7 +166,7 @@ typedef struct BackendOps
 	 * y = (x - mean) / sqrt(variance + epsilon) * weight + bias; weight, bias f32 [1, K]. y may be
 	 * x.
 	 */
-	void (*layer_norm)(Backend *backend, Tensor y, Tensor x, Tensor weight, Tensor bias,
+	void		(*layer_norm) (Backend *backend, Tensor y, Tensor x, Tensor weight, Tensor bias,
 					   float epsilon);
 	/* y = x / sqrt(mean(x^2) + epsilon) * weight. y may be x. */
 	void		(*rms_norm) (Backend *backend, Tensor y, Tensor x, Tensor weight, float epsilon);
@@ -182,7 +186,7 @@ typedef struct BackendOps
 	 * Put keys and values [R, heads * D] at slots i32 [1, R] (page * KV_PAGE_KEYS + place) of one
 	 * layer.
 	 */
-	void (*kv_write)(Backend *backend, const KvPool *pool, int layer, Tensor keys, Tensor values,
+	void		(*kv_write) (Backend *backend, const KvPool *pool, int layer, Tensor keys, Tensor values,
 					 Tensor slots);
 	/* Copy one page of all layers to another. */
 	void		(*kv_copy) (Backend *backend, const KvPool *pool, int from, int to);
@@ -197,19 +201,25 @@ typedef struct BackendOps
 	 * normalised by mean and deviation of each channel (of 0..1), or f32 [3, S, S]
 	 * already normalised. Patches row by row; inside, channel, row, column.
 	 */
-	void (*patches)(Backend *backend, Tensor y, Tensor pixels, int image_size, int patch_size,
+	void		(*patches) (Backend *backend, Tensor y, Tensor pixels, int image_size, int patch_size,
 					const float mean[3], const float deviation[3]);
 	/*
 	 * y [images * (1 + P), W] = class token in front of each image's P embedded patches, plus
 	 * positions [1 + P, W].
 	 */
-	void (*vision_tokens)(Backend *backend, Tensor y, Tensor patches, Tensor class_token,
+	void		(*vision_tokens) (Backend *backend, Tensor y, Tensor patches, Tensor class_token,
 						  Tensor positions);
 
 	/* ---- the end of a step ---- */
 
 	/* One choice for each row of logits f32 [R, V] into host memory. Waits for the device. */
-	void (*choose)(Backend *backend, Tensor logits, const ChoiceRule *rules, Choice *choices);
+	void		(*choose) (Backend *backend, Tensor logits, const ChoiceRule *rules, Choice *choices);
+	/*
+	 * The count most likely tokens of each row, most likely first, ties by id, into choices
+	 * [R, count]; token -1 where there are fewer. Of the rules only allowed and banned count. Waits.
+	 */
+	void		(*best) (Backend *backend, Tensor logits, const ChoiceRule *rules, int count,
+						 Choice *choices);
 } BackendOps;
 
 struct Backend

@@ -92,6 +92,7 @@ static const BackendOps cpu_ops = {
 	.patches = cpu_patches,
 	.vision_tokens = cpu_vision_tokens,
 	.choose = cpu_choose,
+	.best = cpu_best,
 };
 
 Backend *

@@ -70,5 +70,7 @@ extern void cpu_vision_tokens(Backend *backend, Tensor y, Tensor patches, Tensor
 
 /* cpu_choose.c */
 extern void cpu_choose(Backend *backend, Tensor logits, const ChoiceRule *rules, Choice *choices);
+extern void cpu_best(Backend *backend, Tensor logits, const ChoiceRule *rules, int count,
+					 Choice *choices);
 
 #endif

@@ -50,12 +50,12 @@ typedef struct Kernels
 	 * output is one chain of fused (portable: separate) multiply-adds in order of depth,
 	 * continued from sums when first is false.
 	 */
-	void (*multiply_panel)(int rows, int depth, const float *x, size_t x_stride,
+	void		(*multiply_panel) (int rows, int depth, const float *x, size_t x_stride,
 						   const float *weights, float *sums, bool first);
 	/* y[i] = x[i] normalised; see backend.h. y may be x. */
-	void (*layer_norm)(int columns, const float *x, const float *weight, const float *bias,
+	void		(*layer_norm) (int columns, const float *x, const float *weight, const float *bias,
 					   float epsilon, float *y);
-	void (*rms_norm)(int columns, const float *x, const float *weight, float epsilon, float *y);
+	void		(*rms_norm) (int columns, const float *x, const float *weight, float epsilon, float *y);
 	/* In place over count elements. */
 	void		(*quick_gelu) (int count, float *x);
 	void		(*gelu) (int count, float *x);

@@ -27,7 +27,10 @@ extern int	sampling_distribution(const float *logits, int vocabulary, const Choi
  */
 extern double sampling_random(uint64_t seed, uint64_t counter);
 
-/* Whether a token may be chosen. */
+/* Whether a token counts in the softmax. */
 extern bool sampling_allowed(const ChoiceRule *rule, int32_t token);
+
+/* Whether a token is on the rule's list of those that may not be chosen. */
+extern bool sampling_banned(const ChoiceRule *rule, int32_t token);
 
 #endif

@@ -19,7 +19,7 @@ INSERT INTO wanted VALUES
 ('mmgpt.top_k', 'user', 'integer', NULL, '0', '1000000', '0'),
 ('mmgpt.top_p', 'user', 'real', NULL, '0', '1', '1'),
 ('mmgpt.seed', 'user', 'string', NULL, NULL, NULL, 'none'),
-('mmgpt.num_beams', 'user', 'integer', NULL, '1', '64', '1'),
+('mmgpt.num_beams', 'user', 'integer', NULL, '1', '16', '1'),
 ('mmgpt.adapter', 'user', 'string', NULL, NULL, NULL, '');
 
 SELECT plan((SELECT count(*)::int FROM wanted) * 2 + 12);

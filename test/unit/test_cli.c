@@ -170,8 +170,6 @@ UNIT_TEST(what_is_not_supported_is_status_2)
 	CHECK_FAILS(cli_unsupported, 2, "bench", "bench", MODEL_A);
 	CHECK_FAILS(cli_info, 2, "cuda:1", "info", MODEL_A, "--device", "cuda:1");
 	CHECK_FAILS(cli_info, 2, "q4", "info", MODEL_A, "--weights", "q4");
-	CHECK_FAILS(cli_generate, 2, "num_beams", "generate", MODEL_A, "--ids", "1", "--options",
-				"{\"num_beams\":3}");
 }
 
 UNIT_TEST(failures_are_status_1_and_name_their_cause)

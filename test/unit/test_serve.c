@@ -96,8 +96,8 @@ UNIT_TEST(wrong_options_are_named)
 
 UNIT_TEST(options_not_yet_supported_say_so)
 {
-	check_refused("{\"num_beams\": 4}", STATUS_NOT_SUPPORTED, "num_beams");
-	check_refused("{\"no_repeat_ngram_size\": 2}", STATUS_NOT_SUPPORTED, "no_repeat_ngram_size");
+	check_refused("{\"num_beams\": 17}", STATUS_INVALID_ARGUMENT, "num_beams");
+	check_refused("{\"no_repeat_ngram_size\": -1}", STATUS_INVALID_ARGUMENT, "no_repeat_ngram_size");
 	check_refused("{\"adapter\": \"support\"}", STATUS_NOT_SUPPORTED, "adapter");
 }
 
