@@ -113,7 +113,8 @@ load_pictures(Fuzz *fuzz)
 static void
 put_extreme(Fuzz *fuzz, size_t place)
 {
-	static const uint32_t numbers[] = {0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF};
+	static const uint32_t numbers[] = {0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF,
+									   0x7FFFFFFF, 0x80000000, 0xFFFFFFFF};
 	uint32_t	number = numbers[draw(fuzz, sizeof(numbers) / sizeof(numbers[0]))];
 	int			size = 1 << draw(fuzz, 3);
 
@@ -249,7 +250,8 @@ decode(Fuzz *fuzz, ImageRules rules, uint8_t *pixels, bool *taken)
 
 	status_clear(&status);
 	arena_reset(fuzz->arena);
-	*taken = image_preprocess(fuzz->bytes, fuzz->length, rules, &limits, SIZE, fuzz->arena, pixels, &status);
+	*taken = image_preprocess(fuzz->bytes, fuzz->length, rules, &limits, SIZE, fuzz->arena,
+							  pixels, &status);
 	return *taken ? status_good(&status) : fits(&status);
 }
 

@@ -15,8 +15,8 @@
 
 static const char options_text[] =
 	"{\"max_tokens\": 64, \"temperature\": 0.5, \"top_k\": 40, \"top_p\": 0.9, \"seed\": 7, "
-	"\"num_beams\": 1, \"length_penalty\": 1.0, \"early_stopping\": false, \"stop\": [\"a\", \"b\"], "
-	"\"input\": \"caf\xC3\xA9\", \"threshold\": 0.25, \"no_repeat_ngram_size\": 0}";
+	"\"num_beams\": 1, \"length_penalty\": 1.0, \"early_stopping\": false, "
+	"\"stop\": [\"a\", \"b\"], \"input\": \"caf\xC3\xA9\", \"threshold\": 0.25, \"no_repeat_ngram_size\": 0}";
 
 static const char history_text[] =
 	"[{\"role\": \"user\", \"content\": \"What is this?\"}, "

@@ -42,7 +42,8 @@ FROM wanted w LEFT JOIN ours o ON o.proname = w.name;
 SELECT is(pg_get_function_result(o.oid), w.result, 'result of ' || w.name)
 FROM wanted w LEFT JOIN ours o ON o.proname = w.name;
 SELECT is(
-	CASE o.provolatile WHEN 'i' THEN 'immutable' WHEN 's' THEN 'stable' ELSE 'volatile' END || ' ' ||
+	CASE o.provolatile WHEN 'i' THEN 'immutable' WHEN 's' THEN 'stable' ELSE 'volatile' END
+	|| ' ' ||
 	CASE o.proparallel WHEN 's' THEN 'safe' WHEN 'r' THEN 'restricted' ELSE 'unsafe' END,
 	w.behaviour, 'volatility and parallel label of ' || w.name)
 FROM wanted w LEFT JOIN ours o ON o.proname = w.name;
