@@ -19,7 +19,7 @@ media_pages(const Model *model, int pictures)
 bool
 media_has_room(const Model *model, int pictures)
 {
-	return media_pages(model, pictures) <= model->media_pages.free_count;
+	return pictures * media_pages(model, 1) <= model->media_pages.free_count;
 }
 
 static Media *

@@ -98,7 +98,7 @@ typedef struct Picture
 	const float *normalised;
 } Picture;
 
-/* Room for one more request's pictures? */
+/* Room for this many more pictures, whether of one request or of several? */
 extern bool media_has_room(const Model *model, int pictures);
 
 /*

@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "arena.h"
+#include "digest.h"
 #include "model.h"
 #include "request_options.h"
 #include "tokenizer.h"
@@ -39,7 +40,10 @@ typedef struct PictureSet
 	Picture    *pictures;
 	int			count;
 	Adapter    *adapter;
+	bool		has_key;		/* may be kept for others with the same key */
+	uint8_t		key[DIGEST_SIZE];	/* of who asks and of the pixels */
 	Media	   *media;			/* NULL until encoded */
+	int			place;			/* in the cache of encoded pictures; -1: not there */
 } PictureSet;
 
 typedef struct Generation Generation;

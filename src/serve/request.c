@@ -274,6 +274,23 @@ choose_prompt(Request *request, const ModelConfig *config, TextPart *prompt)
 	}
 }
 
+/* Encoded pictures are shared between the requests of one role in one database only. */
+static void
+make_picture_key(Request *request, size_t bytes)
+{
+	uint32_t	who[2] = {
+		wire_get_u32(&request->fields, WIRE_FIELD_DATABASE, 0),
+		wire_get_u32(&request->fields, WIRE_FIELD_ROLE, 0)
+	};
+	DigestState state;
+
+	digest_begin(&state);
+	digest_add(&state, who, sizeof(who));
+	digest_add(&state, request->picture.pixels, bytes);
+	digest_end(&state, request->pictures.key);
+	request->pictures.has_key = true;
+}
+
 static bool
 prepare_picture(Request *request, const ModelConfig *config)
 {
@@ -297,6 +314,8 @@ prepare_picture(Request *request, const ModelConfig *config)
 								scratch, pixels, &request->status);
 	arena_free(scratch);
 	request->picture.pixels = pixels;
+	if (good)
+		make_picture_key(request, (size_t) size * (size_t) size * 3);
 	request->pictures.pictures = &request->picture;
 	request->pictures.count = 1;
 	return good;

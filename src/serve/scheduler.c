@@ -62,7 +62,8 @@ scheduler_create(Model *model, const Tokenizer *tokenizer, const SchedulerOption
 	if (scheduler->max_images > MAX_ENCODED)
 		scheduler->max_images = MAX_ENCODED;
 	scheduler->waiting_end = &scheduler->waiting;
-	if (!take_arrays(scheduler, model_config(model)))
+	scheduler->media_cache = media_cache_create(model, status);
+	if (scheduler->media_cache == NULL || !take_arrays(scheduler, model_config(model)))
 	{
 		status_out_of_memory(status, 0);
 		scheduler_free(scheduler);
@@ -77,6 +78,7 @@ scheduler_free(Scheduler *scheduler)
 {
 	if (scheduler == NULL)
 		return;
+	media_cache_free(scheduler->media_cache);
 	free(scheduler->running);
 	free(scheduler->items);
 	free(scheduler->parts);
@@ -100,8 +102,7 @@ scheduler_submit(Scheduler *scheduler, Generation *generation)
 void
 scheduler_release_pictures(Scheduler *scheduler, PictureSet *pictures)
 {
-	media_release(scheduler->model, pictures->media);
-	pictures->media = NULL;
+	media_cache_release(scheduler->media_cache, pictures);
 }
 
 int
@@ -203,7 +204,7 @@ has_room(const Scheduler *scheduler, const Generation *generation)
 		beams_extra_pages(scheduler, generation) > model_free_pages(scheduler->model))
 		return false;
 	return pictures == NULL || pictures->media != NULL ||
-		   media_has_room(scheduler->model, pictures->count);
+		media_cache_make_room(scheduler->media_cache, pictures->count);
 }
 
 /* A request that would not fit an empty engine must not wait for ever. */
@@ -265,7 +266,10 @@ encode_pictures(Scheduler *scheduler, PictureSet **sets, int count)
 		return;
 	}
 	for (int i = 0; i < count; i++)
+	{
 		sets[i]->media = medias[i];
+		media_cache_keep(scheduler->media_cache, sets[i]);
+	}
 	scheduler->counters.images_encoded += (uint64_t) total;
 }
 
@@ -290,6 +294,13 @@ start(Scheduler *scheduler, Generation *generation)
 	scheduler->running[scheduler->running_count++] = generation;
 }
 
+static bool
+same_key(const PictureSet *a, const PictureSet *b)
+{
+	return a->has_key && b->has_key && a->adapter == b->adapter &&
+		memcmp(a->key, b->key, DIGEST_SIZE) == 0;
+}
+
 /* Collect waiting generations whose pictures still have to be encoded, as many as go at once. */
 static int
 collect_pictures(Scheduler *scheduler, PictureSet **sets)
@@ -305,12 +316,18 @@ collect_pictures(Scheduler *scheduler, PictureSet **sets)
 
 		if (set == NULL || set->media != NULL)
 			continue;
+		if (media_cache_find(scheduler->media_cache, set))
+		{
+			scheduler->counters.images_found++;
+			continue;
+		}
+		/* the same picture twice: the second request finds it in the next step */
 		for (int i = 0; i < count; i++)
-			listed = listed || sets[i] == set;
+			listed = listed || sets[i] == set || same_key(sets[i], set);
 		if (listed)
 			continue;
 		if (images + set->count > scheduler->max_images || count == MAX_ENCODED ||
-			!media_has_room(scheduler->model, images + set->count))
+			!media_cache_make_room(scheduler->media_cache, images + set->count))
 			break;
 		sets[count++] = set;
 		images += set->count;

@@ -34,6 +34,7 @@ typedef struct SchedulerCounters
 	uint64_t	prompt_tokens;			/* of these, of prompts */
 	uint64_t	new_tokens;				/* chosen */
 	uint64_t	images_encoded;
+	uint64_t	images_found;			/* requests whose picture was encoded already */
 	int			running;				/* now */
 	int			waiting;				/* now, for room */
 } SchedulerCounters;

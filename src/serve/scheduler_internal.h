@@ -9,6 +9,7 @@
 #define MMGPT_SCHEDULER_INTERNAL_H
 
 #include "beam_search.h"
+#include "media_cache.h"
 #include "scheduler.h"
 
 /* How the tokens of one batch item belong to a generation. */
@@ -33,6 +34,7 @@ struct Scheduler
 	Generation **running;		/* [max_running] */
 	int			running_count;
 	int			turn;			/* whose prompt goes first in the next step */
+	MediaCache *media_cache;
 	uint32_t   *ordinary;		/* bits [V]: tokens that an answer may hold */
 	Arena	   *scratch;		/* reset in every step */
 	SchedulerCounters counters;

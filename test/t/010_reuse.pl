@@ -1,0 +1,48 @@
+# A picture asked about again is not encoded again, except for another role or database.
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use Mmgpt;
+
+my $node = mmgpt_node('main');
+my ($case) = first_questions();
+my $picture = quoted($case->{picture});
+
+# Images encoded and found by what a role asks in a database.
+sub images
+{
+	my ($role, $database, $sql) = @_;
+	my $before = status($node);
+	my ($code, $out, $err) = session_finish(session_start($node, $database, $sql, user => $role));
+	my $after = status($node);
+
+	is($err, '', "$role asks in $database");
+	return join(' ', map { $after->{$_} - $before->{$_} } qw(images_encoded images_found));
+}
+
+$node->start;
+$node->safe_psql('postgres', 'CREATE ROLE one LOGIN; CREATE ROLE other LOGIN; CREATE DATABASE second');
+for my $database ('postgres', 'second')
+{
+	load_pictures($node, $database);
+	$node->safe_psql($database, 'GRANT SELECT ON pictures TO PUBLIC');
+}
+
+my $ask = "SELECT mmgpt_ask(img, 'Describe the image.') FROM pictures WHERE name = $picture";
+my $count = "SELECT mmgpt_count(img, 'dogs') FROM pictures WHERE name = $picture";
+
+is(images('one', 'postgres', $ask), '1 0', 'the first question encodes the picture');
+is(images('one', 'postgres', $count), '0 1', 'the second one finds it');
+is(images('one', 'postgres', "$ask; $count; $ask"), '0 3', 'so do further ones');
+is(images('other', 'postgres', $ask), '1 0', 'another role finds nothing');
+is(images('other', 'postgres', $count), '0 1', 'but its own');
+is(images('one', 'second', $ask), '1 0', 'nor does the same role in another database');
+is(images('one', 'postgres', 'SELECT count(mmgpt_ask(img, \'Describe the image.\')) FROM pictures'),
+	'15 1', 'a table of 16 pictures, of which one is known');
+
+$node->stop;
+done_testing();
