@@ -129,6 +129,13 @@ extern void sequence_close(Model *model, Sequence *sequence);
  */
 extern Sequence *sequence_fork(Model *model, const Sequence *sequence, Status *status);
 
+/*
+ * Let an empty sequence begin with the first tokens that another one has computed, as far as
+ * they attend to the same pictures; the tokens must be the same. Full pages are shared, a last
+ * part of a page is copied if a page is free. Returns the tokens that it now has.
+ */
+extern int	sequence_adopt(Model *model, Sequence *sequence, const Sequence *from, int tokens);
+
 /* Tokens whose keys and values are cached, that is computed by model_step. */
 extern int	sequence_length(const Sequence *sequence);
 

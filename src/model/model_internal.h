@@ -206,7 +206,10 @@ typedef struct DecoderBatch
 	AttentionPlan cross_attention;
 } DecoderBatch;
 
-/* Pages that the lists of one sequence and of its pictures hold at most; sequences may share pages. */
+/*
+ * Pages that the lists of one sequence and of its pictures hold at most; sequences may share
+ * pages.
+ */
 extern int	step_list_pages(const Model *model);
 extern int	step_media_pages(const Model *model);
 
@@ -220,6 +223,11 @@ extern void decoder_forward(Model *model, const DecoderBatch *batch, DecoderTens
  */
 extern void gated_cross_attention_forward(Model *model, const GatedBlock *weights, int layer,
 										  int block, const DecoderBatch *batch, DecoderTensors *t);
+
+/* ---- sequence.c ---- */
+
+/* The picture that the token at a position attends to, from 1; 0: none. */
+extern int	sequence_picture(const Model *model, const Sequence *sequence, int position);
 
 /* ---- lora.c ---- */
 

@@ -59,7 +59,8 @@ static Sequence *
 sequence_allocate(const Model *model, int count, Status *status)
 {
 	int			capacity = pages_for_keys(model->config.decoder.context);
-	size_t		bytes = sizeof(Sequence) + ((size_t) capacity + 2 * (size_t) count) * sizeof(int32_t);
+	size_t		bytes = sizeof(Sequence) +
+		((size_t) capacity + 2 * (size_t) count) * sizeof(int32_t);
 	Sequence   *sequence = calloc(1, bytes);
 
 	if (sequence == NULL)
@@ -93,31 +94,55 @@ sequence_open(Model *model, Media *media, Adapter *adapter, const int32_t *ids, 
 	return sequence;
 }
 
+int
+sequence_picture(const Model *model, const Sequence *sequence, int position)
+{
+	if (position < sequence->prompt)
+		return sequence->pictures[position];
+	return model->config.attend_previous ? sequence->marks : 0;
+}
+
+int
+sequence_adopt(Model *model, Sequence *sequence, const Sequence *from, int tokens)
+{
+	int			same = 0;
+	int			full;
+
+	/* a mark behind the common tokens can change what they attend to */
+	while (same < tokens &&
+		   sequence_picture(model, sequence, same) == sequence_picture(model, from, same))
+		same++;
+	tokens = same;
+	full = tokens / KV_PAGE_KEYS;
+	pages_share(&model->cache_pages, &sequence->pages, &from->pages, full);
+	sequence->length = full * KV_PAGE_KEYS;
+	if (tokens == sequence->length)
+		return tokens;
+	if (!pages_take(&model->cache_pages, &sequence->pages, full + 1))
+		return sequence->length;
+	model->backend->ops->kv_copy(model->backend, &model->cache, from->pages.pages[full],
+								 sequence->pages.pages[full]);
+	sequence->length = tokens;
+	return tokens;
+}
+
 Sequence *
 sequence_fork(Model *model, const Sequence *sequence, Status *status)
 {
-	int			full = sequence->length / KV_PAGE_KEYS;
 	Sequence   *fork = sequence_allocate(model, sequence->prompt, status);
 
 	if (fork == NULL)
 		return NULL;
 	fork->media = sequence->media;
 	fork->adapter = sequence->adapter;
-	fork->length = sequence->length;
 	fork->marks = sequence->marks;
 	memcpy(fork->ids, sequence->ids, (size_t) sequence->prompt * sizeof(int32_t));
 	memcpy(fork->pictures, sequence->pictures, (size_t) sequence->prompt * sizeof(int32_t));
-	pages_share(&model->cache_pages, &fork->pages, &sequence->pages, full);
-	if (sequence->length % KV_PAGE_KEYS == 0)
+	if (sequence_adopt(model, fork, sequence, sequence->length) == sequence->length)
 		return fork;
-	if (!sequence_reserve(model, fork, sequence->length, status))
-	{
-		sequence_close(model, fork);
-		return NULL;
-	}
-	model->backend->ops->kv_copy(model->backend, &model->cache, sequence->pages.pages[full],
-								 fork->pages.pages[full]);
-	return fork;
+	sequence_close(model, fork);
+	status_set(status, STATUS_OUT_OF_MEMORY, "no page is free for a copy of a sequence");
+	return NULL;
 }
 
 void

@@ -144,11 +144,9 @@ media_span(const Model *model, const StepItem *item, int i, int32_t *span)
 	const Sequence *sequence = item->sequence;
 	int			latents = model->config.resampler.latents;
 	int			position = sequence->length + i;
-	int			picture = model->config.attend_previous ? sequence->marks : 0;
+	int			picture = sequence_picture(model, sequence, position);
 	int			pictures = sequence->media->pictures;
 
-	if (position < sequence->prompt)
-		picture = sequence->pictures[position];
 	/*
 	 * More marks than pictures: every score is masked alike, so the softmax is uniform over all
 	 * latents.

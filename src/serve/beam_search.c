@@ -112,7 +112,8 @@ beam_search_take(BeamSearch *search, const BeamCandidate *candidates, int count,
 
 		if (candidate->token == search->eos)
 		{
-			if (rank < search->width && !add_finished(search, parent, candidate->score, true, status))
+			if (rank < search->width &&
+				!add_finished(search, parent, candidate->score, true, status))
 				return false;
 			continue;
 		}

@@ -60,6 +60,7 @@ struct Generation
 	/* how tokens are chosen; counter and allowed are set by the scheduler */
 	ChoiceRule	rule;
 	int			eos;			/* token that ends the answer */
+	uint64_t	owner;			/* who asks: only their own sequences are reused; 0: nobody's */
 	const atomic_bool *cancelled;	/* set by any thread to give up; NULL: never */
 	const RequestOptions *options;	/* stop strings and faults; NULL: none */
 	bool		allow_special;	/* <image> and the like may be chosen (command line) */

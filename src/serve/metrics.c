@@ -81,7 +81,8 @@ scheduler_json(Server *server)
 					 (json_int_t) counters.steps, "rows_per_step",
 					 mean((double) counters.rows, counters.steps), "tokens_per_step",
 					 mean((double) counters.tokens, counters.steps), "prompt_tokens_computed",
-					 (json_int_t) counters.prompt_tokens, "prompt_tokens_reused", (json_int_t) 0,
+					 (json_int_t) counters.prompt_tokens, "prompt_tokens_reused",
+					 (json_int_t) counters.prompt_tokens_reused,
 					 "new_tokens", (json_int_t) counters.new_tokens, "images_encoded",
 					 (json_int_t) counters.images_encoded, "images_found",
 					 (json_int_t) counters.images_found);

@@ -41,6 +41,8 @@ request_create(uint64_t id, uint8_t *payload, size_t size, void *connection)
 	if (!wire_fields_read(payload, size, &request->fields, &request->status))
 		return request;
 	request->kind = (WireKind) wire_get_u32(&request->fields, WIRE_FIELD_KIND, 0);
+	request->owner = (uint64_t) wire_get_u32(&request->fields, WIRE_FIELD_DATABASE, 0) << 32 |
+		wire_get_u32(&request->fields, WIRE_FIELD_ROLE, 0);
 	request->alone = (wire_get_u32(&request->fields, WIRE_FIELD_FLAGS, 0) & WIRE_FLAG_ALONE) != 0;
 	if (request->kind < WIRE_KIND_CHAT || request->kind > WIRE_KIND_VERSION)
 	{
@@ -278,14 +280,10 @@ choose_prompt(Request *request, const ModelConfig *config, TextPart *prompt)
 static void
 make_picture_key(Request *request, size_t bytes)
 {
-	uint32_t	who[2] = {
-		wire_get_u32(&request->fields, WIRE_FIELD_DATABASE, 0),
-		wire_get_u32(&request->fields, WIRE_FIELD_ROLE, 0)
-	};
 	DigestState state;
 
 	digest_begin(&state);
-	digest_add(&state, who, sizeof(who));
+	digest_add(&state, &request->owner, sizeof(request->owner));
 	digest_add(&state, request->picture.pixels, bytes);
 	digest_end(&state, request->pictures.key);
 	request->pictures.has_key = true;

@@ -49,6 +49,7 @@ struct Request
 	WireFields	fields;
 	WireKind	kind;
 	bool		alone;			/* WIRE_FLAG_ALONE */
+	uint64_t	owner;			/* database and role; never 0 for a backend's request */
 	atomic_bool cancelled;
 	uint64_t	received_ns;
 

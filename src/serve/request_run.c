@@ -157,6 +157,7 @@ submit_generation(Request *request)
 		generation->allowed_first = request->context->digits_first;
 		generation->allowed_rest = request->context->digits_rest;
 	}
+	generation->owner = request->owner;
 	generation->cancelled = &request->cancelled;
 	generation->finished = generation_finished;
 	generation->argument = request;
@@ -294,6 +295,7 @@ find_prefix(Request *request, const ScoreWord *word)
 		return NULL;
 	generation->scoring = true;
 	generation->chain_count = chain;
+	generation->owner = request->owner;
 	generation->cancelled = &request->cancelled;
 	generation->finished = score_finished;
 	generation->argument = request;

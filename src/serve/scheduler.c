@@ -63,7 +63,9 @@ scheduler_create(Model *model, const Tokenizer *tokenizer, const SchedulerOption
 		scheduler->max_images = MAX_ENCODED;
 	scheduler->waiting_end = &scheduler->waiting;
 	scheduler->media_cache = media_cache_create(model, status);
-	if (scheduler->media_cache == NULL || !take_arrays(scheduler, model_config(model)))
+	scheduler->prefix_cache = prefix_cache_create(model, status);
+	if (scheduler->media_cache == NULL || scheduler->prefix_cache == NULL ||
+		!take_arrays(scheduler, model_config(model)))
 	{
 		status_out_of_memory(status, 0);
 		scheduler_free(scheduler);
@@ -78,6 +80,7 @@ scheduler_free(Scheduler *scheduler)
 {
 	if (scheduler == NULL)
 		return;
+	prefix_cache_free(scheduler->prefix_cache);
 	media_cache_free(scheduler->media_cache);
 	free(scheduler->running);
 	free(scheduler->items);
@@ -127,8 +130,9 @@ static void
 finish(Scheduler *scheduler, Generation *generation, Finish how)
 {
 	beams_close(scheduler, generation);
-	sequence_close(scheduler->model, generation->sequence);
-	generation->sequence = NULL;
+	if (generation->started)
+		scheduler->promised -= beams_extra_pages(scheduler, generation);
+	prefix_cache_keep(scheduler->prefix_cache, generation);
 	generation->finish = how;
 	generation->finished(generation, generation->argument);
 }
@@ -200,8 +204,10 @@ has_room(const Scheduler *scheduler, const Generation *generation)
 {
 	const PictureSet *pictures = generation->pictures;
 
-	if (model_pages_for(scheduler->model, largest_length(generation)) +
-		beams_extra_pages(scheduler, generation) > model_free_pages(scheduler->model))
+	int			pages = model_pages_for(scheduler->model, largest_length(generation)) +
+		beams_extra_pages(scheduler, generation);
+
+	if (!prefix_cache_make_room(scheduler->prefix_cache, pages + scheduler->promised))
 		return false;
 	return pictures == NULL || pictures->media != NULL ||
 		media_cache_make_room(scheduler->media_cache, pictures->count);
@@ -282,6 +288,8 @@ start(Scheduler *scheduler, Generation *generation)
 	generation->sequence = sequence_open(scheduler->model, media, generation->adapter,
 										 generation->prompt, generation->prompt_count,
 										 &generation->status);
+	if (generation->sequence != NULL)
+		generation->fed = prefix_cache_adopt(scheduler->prefix_cache, generation);
 	if (generation->sequence == NULL ||
 		!sequence_reserve(scheduler->model, generation->sequence, largest_length(generation),
 						  &generation->status))
@@ -289,8 +297,9 @@ start(Scheduler *scheduler, Generation *generation)
 		finish(scheduler, generation, FINISH_FAILED);
 		return;
 	}
-	generation->fed = 0;
+	scheduler->counters.prompt_tokens_reused += (uint64_t) generation->fed;
 	generation->started = true;
+	scheduler->promised += beams_extra_pages(scheduler, generation);
 	scheduler->running[scheduler->running_count++] = generation;
 }
 

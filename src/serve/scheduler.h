@@ -33,6 +33,7 @@ typedef struct SchedulerCounters
 	uint64_t	tokens;					/* tokens computed, prompts and answers */
 	uint64_t	prompt_tokens;			/* of these, of prompts */
 	uint64_t	new_tokens;				/* chosen */
+	uint64_t	prompt_tokens_reused;	/* of prompts, whose keys and values were there already */
 	uint64_t	images_encoded;
 	uint64_t	images_found;			/* requests whose picture was encoded already */
 	int			running;				/* now */

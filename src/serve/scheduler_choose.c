@@ -58,8 +58,8 @@ ban_ngrams(Scheduler *scheduler, const Generation *generation, const int32_t *to
 	if (banned == NULL)
 		return;
 	rule->banned = banned;
-	rule->banned_count = ngram_banned(generation->prompt, generation->prompt_count, tokens, count, n,
-									  banned);
+	rule->banned_count = ngram_banned(generation->prompt, generation->prompt_count, tokens, count,
+									  n, banned);
 }
 
 /* How the next token of a generation is chosen. */

@@ -10,6 +10,7 @@
 
 #include "beam_search.h"
 #include "media_cache.h"
+#include "prefix_cache.h"
 #include "scheduler.h"
 
 /* How the tokens of one batch item belong to a generation. */
@@ -33,8 +34,10 @@ struct Scheduler
 	Generation **waiting_end;
 	Generation **running;		/* [max_running] */
 	int			running_count;
+	int			promised;		/* pages that running beams may still take by forking */
 	int			turn;			/* whose prompt goes first in the next step */
 	MediaCache *media_cache;
+	PrefixCache *prefix_cache;
 	uint32_t   *ordinary;		/* bits [V]: tokens that an answer may hold */
 	Arena	   *scratch;		/* reset in every step */
 	SchedulerCounters counters;

@@ -1,4 +1,5 @@
-# A picture asked about again is not encoded again, except for another role or database.
+# A picture asked about again is not encoded again, and a common beginning not computed again, except
+# for another role or database.
 use strict;
 use warnings;
 
@@ -43,6 +44,25 @@ is(images('other', 'postgres', $count), '0 1', 'but its own');
 is(images('one', 'second', $ask), '1 0', 'nor does the same role in another database');
 is(images('one', 'postgres', 'SELECT count(mmgpt_ask(img, \'Describe the image.\')) FROM pictures'),
 	'15 1', 'a table of 16 pictures, of which one is known');
+
+# prompt tokens reused by what a role asks, on a fresh engine
+sub reused
+{
+	my ($role, $sql) = @_;
+	my $before = status($node);
+
+	is((session_finish(session_start($node, 'postgres', $sql, user => $role)))[2], '', "$role asks");
+	return status($node)->{prompt_tokens_reused} - $before->{prompt_tokens_reused};
+}
+
+$node->safe_psql('postgres', 'SELECT mmgpt_restart()');
+is(reused('one', $ask), 0, 'nothing to begin with');
+my $again = reused('one', $count);
+cmp_ok($again, '>', 20, 'another question begins with template and picture');
+is(reused('other', $count), 0, 'not for another role');
+cmp_ok(reused('one', "SELECT mmgpt_chat(img, history, 'Where is it?') FROM pictures, "
+	  . "mmgpt_chat_turn(img, NULL, 'Describe the image.') AS history WHERE name = $picture"),
+	'>', 2 * $again, 'a further round begins with the whole last one');
 
 $node->stop;
 done_testing();
