@@ -80,7 +80,7 @@ AS 'MODULE_PATHNAME', 'mmgpt_image_info'
 LANGUAGE C STABLE PARALLEL SAFE COST 100;
 
 COMMENT ON FUNCTION mmgpt_image_info(bytea) IS
-'What the header of an image (JPEG or PNG) says: format, width and height in pixels, channels, bits of a channel, orientation (EXIF), bytes. Errors: 22P03 not an image, 54000 too large.';
+'What the header of an image (JPEG or PNG) says: format, width and height in pixels, channels, color, bits of a channel, orientation (EXIF), bytes. Errors: 22P03 not an image, 54000 too large.';
 
 CREATE FUNCTION mmgpt_token_count(value text)
 RETURNS integer
@@ -106,7 +106,7 @@ AS 'MODULE_PATHNAME', 'mmgpt_version'
 LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 
 COMMENT ON FUNCTION mmgpt_version() IS
-'What answers depend on beside their arguments and settings: version of the engine, model, weight format, device, instruction set.';
+'What answers depend on beside their arguments and settings: version of the engine, device, instruction set, threads, weight format. The model is in mmgpt_status().';
 
 CREATE FUNCTION mmgpt_restart()
 RETURNS boolean

@@ -22,10 +22,10 @@ extern "C" {
 #endif
 
 /*
- * The most bytes that are encoded at once, some 150 bytes of memory each: a text of
+ * The most bytes that are encoded at once, some 330 bytes of memory each: a text of
  * this length without a space in it, or a run of so many spaces, is refused.
  */
-#define TOKENIZER_MAX_WORD ((size_t) 4 * 1024 * 1024)
+#define TOKENIZER_MAX_WORD ((size_t) 1024 * 1024)
 
 /* Ids of the special tokens, from config.json's special_ids. */
 typedef struct SpecialTokens

@@ -8,7 +8,7 @@
  * became empty are dropped, and every other piece is encoded on its own, each
  * with its own leading space. <unk> is the exception and strips nothing.
  *
- * SentencePiece takes about 150 bytes of memory for each byte that it encodes at
+ * SentencePiece takes about 330 bytes of memory for each byte that it encodes at
  * once, so a long text is handed to it in parts of about ENCODE_PART bytes. This
  * changes no id: a part ends before a space that follows another character, no
  * piece of the vocabulary reaches over such a place, merges happen within pieces
