@@ -257,6 +257,8 @@ report_line(EngineProcess *engine, const char *line)
 		{"LOG: ", LOG, false},
 		{"WARNING: ", WARNING, false},
 		{"ERROR: ", WARNING, true},
+		/* what the command line says of arguments it refuses */
+		{"mmgpt-engine: ", WARNING, true},
 	};
 	int			level = LOG;
 	bool		complaint = false;

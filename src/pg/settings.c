@@ -197,7 +197,7 @@ define_engine_settings(void)
 							 NULL, NULL, NULL);
 	DefineCustomIntVariable("mmgpt.memory_limit",
 							"Memory that the engine may take.",
-							"0: what the machine has, less a reserve.",
+							"0: no limit; the model decides what it takes.",
 							&setting_memory_limit, 0, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_MB,
 							NULL, NULL, NULL);
 }

@@ -155,5 +155,18 @@ for my $damage (@damages)
 		'and another reload the first one');
 }
 
+# a setting that the engine refuses is told to the caller in the engine's words
+{
+	my ($status, $out, $err);
+
+	$node->safe_psql('postgres', "ALTER SYSTEM SET mmgpt.weight_format = 'bf16'");
+	$node->restart;
+	($status, $out, $err) = $node->psql('postgres', $question);
+	like($err, qr/weights "bf16" are not supported yet/, 'weights not supported yet: told so');
+	$node->safe_psql('postgres', 'ALTER SYSTEM RESET mmgpt.weight_format');
+	$node->restart;
+	is($node->safe_psql('postgres', $question), $case->{text}, 'and answered without them');
+}
+
 $node->stop;
 done_testing();
