@@ -98,7 +98,7 @@ AS 'MODULE_PATHNAME', 'mmgpt_status'
 LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 
 COMMENT ON FUNCTION mmgpt_status() IS
-'What the engine does and has done since it was started: the model and how far it is loaded, requests running and waiting, steps, rows of a step, images and tokens computed and reused, restarts.';
+'What the engine does and has done since it was started: the model (its directory only for pg_read_all_settings) and how far it is loaded, requests running and waiting, steps, rows of a step, images and tokens computed and reused, restarts.';
 
 CREATE FUNCTION mmgpt_version()
 RETURNS text
@@ -106,7 +106,7 @@ AS 'MODULE_PATHNAME', 'mmgpt_version'
 LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 
 COMMENT ON FUNCTION mmgpt_version() IS
-'What answers depend on beside their arguments and settings: version of the engine, device, instruction set, threads, weight format. The model is in mmgpt_status().';
+'What answers depend on beside their arguments and settings: version of the engine, device, instruction set, threads, weight format. The model''s digest is in mmgpt_status().';
 
 CREATE FUNCTION mmgpt_restart()
 RETURNS boolean

@@ -126,8 +126,7 @@ workspace_size(const Model *model)
 
 /*
  * Bytes for the keys and values of sequences within the memory limit; 0: no limit was set. False
- * if the rest
- * alone exceeds it, or leaves less than one context.
+ * if the rest alone exceeds it, or leaves less than one context.
  */
 static bool
 cache_room(const Model *model, size_t one_context, size_t *bytes, Status *status)

@@ -4,6 +4,9 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_authid.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 
@@ -73,16 +76,27 @@ supervisor_report(void)
 	return DirectFunctionCall1(jsonb_in, CStringGetDatum(report));
 }
 
+/* True for who may read settings that only superusers see; the model's directory is one. */
+static bool
+may_see_model(void)
+{
+	return superuser() || has_privs_of_role(GetUserId(), ROLE_PG_READ_ALL_SETTINGS);
+}
+
 /* mmgpt_status() -> jsonb */
 Datum
 mmgpt_status(PG_FUNCTION_ARGS)
 {
 	EngineRequest request;
 	EngineAnswer answer;
+	Datum		status;
 
 	request_begin(&request, WIRE_KIND_STATUS);
 	engine_ask(&request, &answer);
-	return DirectFunctionCall2(jsonb_concat, result_jsonb(&answer), supervisor_report());
+	status = DirectFunctionCall2(jsonb_concat, result_jsonb(&answer), supervisor_report());
+	if (may_see_model())
+		return status;
+	return DirectFunctionCall2(jsonb_delete, status, CStringGetTextDatum("model"));
 }
 
 /* mmgpt_version() -> text */

@@ -264,6 +264,7 @@ choose_prompt(Request *request, const ModelConfig *config, TextPart *prompt)
 			request->options.temperature = 0;
 			request->options.num_beams = 1;
 			request->options.no_repeat_ngram_size = 0;
+			request->options.stop_count = 0;
 			request->options.max_tokens = COUNT_MAX_TOKENS;
 			return fill_prompt(request, config->prompts.count, given, prompt);
 		case WIRE_KIND_SCORE:

@@ -55,6 +55,9 @@ is((as_role('member', "SET ROLE team; SELECT $ask FROM secret $where"))[1],
 	$case->{text}, 'a role that cannot log in asks');
 is((as_role('plain', 'SELECT mmgpt_status() IS NOT NULL, mmgpt_version() IS NOT NULL'))[1],
 	't|t', 'status and version are for all');
+is((as_role('plain', q(SELECT mmgpt_status() ? 'model', mmgpt_status() ? 'state')))[1],
+	'f|t', 'but where the model lies is told only to');
+is($node->safe_psql('postgres', q(SELECT mmgpt_status() ? 'model')), 't', 'those who may see the setting');
 
 {
 	my $engine = engine_of($node);
