@@ -24,6 +24,10 @@
 #define LISTEN_BACKLOG 4096
 /* How often waiting callers hear of a loading model. */
 #define PROGRESS_MILLISECONDS 200
+/* Events taken in one turn. */
+#define MAX_EVENTS 64
+/* How long the IO thread looks for the next event before it sleeps. */
+#define LINGER_NANOSECONDS 50000
 /* Threads that read JSON and pictures, at most. */
 #define MAX_PREPARERS 4
 
@@ -388,20 +392,38 @@ handle_event(Server *server, const struct epoll_event *event)
 	}
 }
 
+/*
+ * Wait for events. A session that calls again and again does so within microseconds, and a
+ * core that fell asleep takes longer to wake than a small call to answer: so the thread looks
+ * again for a moment before it sleeps.
+ */
+static int
+wait_for_events(Server *server, struct epoll_event *events, int timeout)
+{
+	uint64_t	begin = clock_now_ns();
+	int			count;
+
+	do
+		count = epoll_pwait(server->epoll_fd, events, MAX_EVENTS, 0, &server->wait_mask);
+	while (count == 0 && timeout != 0 && clock_now_ns() - begin < LINGER_NANOSECONDS);
+	if (count != 0 || timeout == 0)
+		return count;
+	return epoll_pwait(server->epoll_fd, events, MAX_EVENTS, timeout, &server->wait_mask);
+}
+
 static void
 loop(Server *server)
 {
-	struct epoll_event events[64];
+	struct epoll_event events[MAX_EVENTS];
 	uint64_t	reported = 0;
 	bool		resumed = false;	/* requests may have been read since the last admission */
 
 	while (!server->stop && !terminated)
 	{
 		bool		loading = atomic_load(&server->host.state) == HOST_LOADING;
-		int			timeout = resumed || may_resume(server) ? 0
-							  : loading ? PROGRESS_MILLISECONDS
-															: -1;
-		int			count = epoll_pwait(server->epoll_fd, events, 64, timeout, &server->wait_mask);
+		int			timeout = loading ? PROGRESS_MILLISECONDS : -1;
+		int			count = wait_for_events(server, events,
+											resumed || may_resume(server) ? 0 : timeout);
 
 		for (int i = 0; i < count; i++)
 			handle_event(server, &events[i]);
