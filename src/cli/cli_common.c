@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "model_text.h"
 #include "npy.h"
 
 const CliOption *
@@ -196,21 +197,9 @@ cli_close_model(CliModel *opened)
 Tokenizer *
 cli_open_tokenizer(const char *directory, Arena *arena, ModelConfig *config, Status *status)
 {
-	size_t		length = strlen(directory) + sizeof("/tokenizer.model");
-	char	   *path = arena_take(arena, length);
-	SpecialTokens special;
-
-	if (path == NULL)
-	{
-		status_out_of_memory(status, length);
-		return NULL;
-	}
 	if (!model_config_read(directory, arena, config, status))
 		return NULL;
-	snprintf(path, length, "%s/tokenizer.model", directory);
-	special = (SpecialTokens) {config->unk, config->bos, config->eos,
-		config->endofchunk, config->image, config->pad};
-	return tokenizer_open(path, &special, config->decoder.base_vocabulary, status);
+	return model_text_tokenizer(directory, config, arena, status);
 }
 
 bool

@@ -8,6 +8,7 @@
 #include "beam_search.h"
 #include "cli_common.h"
 #include "generation.h"
+#include "model_text.h"
 #include "request_options.h"
 #include "scheduler.h"
 
@@ -37,11 +38,7 @@ encode_prompt(GenerateJob *job, const CliArguments *arguments, Status *status)
 {
 	const char *prompt = cli_value(arguments, "--prompt");
 	const char *history = cli_value(arguments, "--history");
-	PromptTemplate prompt_template = {
-		.introduction = job->config.introduction, .separator = job->config.separator,
-		.user_prefix = job->config.user_prefix, .ai_prefix = job->config.ai_prefix,
-		.history_eos = job->config.history_eos
-	};
+	PromptTemplate prompt_template = model_text_template(&job->config);
 	TextPart	question = {prompt, strlen(prompt)};
 	TextPart	input = {job->options.input, job->options.input_length};
 	Dialogue	dialogue;

@@ -10,6 +10,7 @@
 
 #include "clock.h"
 #include "log.h"
+#include "model_text.h"
 
 void
 model_host_wake_io(ModelHost *host)
@@ -36,22 +37,6 @@ note_progress(void *argument, double fraction)
 	atomic_store(&host->progress, (uint32_t) (fraction * 1000));
 }
 
-static bool
-open_tokenizer(ModelHost *host, Status *status)
-{
-	const ModelConfig *config = model_config(host->model);
-	size_t		length = strlen(host->options.directory) + sizeof("/tokenizer.model");
-	char	   *path = arena_take(host->arena, length);
-	SpecialTokens special = {config->unk, config->bos, config->eos,
-		config->endofchunk, config->image, config->pad};
-
-	if (path == NULL)
-		return status_out_of_memory(status, length);
-	snprintf(path, length, "%s/tokenizer.model", host->options.directory);
-	host->tokenizer = tokenizer_open(path, &special, config->decoder.base_vocabulary, status);
-	return host->tokenizer != NULL;
-}
-
 /* Everything that can be wrong with a model directory shows here. */
 static bool
 load(ModelHost *host, Status *status)
@@ -67,7 +52,11 @@ load(ModelHost *host, Status *status)
 	if (host->backend == NULL)
 		return false;
 	host->model = model_open(host->options.directory, host->backend, TYPE_F32, &options, status);
-	if (host->model == NULL || !open_tokenizer(host, status) ||
+	if (host->model == NULL)
+		return false;
+	host->tokenizer = model_text_tokenizer(host->options.directory, model_config(host->model),
+										   host->arena, status);
+	if (host->tokenizer == NULL ||
 		!model_context_create(&host->context, model_config(host->model), host->tokenizer,
 							  host->arena, status))
 		return false;

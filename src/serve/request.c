@@ -10,6 +10,7 @@
 #include <time.h>
 
 #include "clock.h"
+#include "model_text.h"
 #include "utf8.h"
 
 /* mmgpt.max_image_pixels, where a request does not tell. */
@@ -134,11 +135,7 @@ model_context_create(ModelContext *context, const ModelConfig *config, const Tok
 
 	context->config = config;
 	context->tokenizer = tokenizer;
-	context->prompt_template = (PromptTemplate){.introduction = config->introduction,
-												.separator = config->separator,
-												.user_prefix = config->user_prefix,
-												.ai_prefix = config->ai_prefix,
-												.history_eos = config->history_eos};
+	context->prompt_template = model_text_template(config);
 	context->digits_first = arena_take_array(arena, words, sizeof(uint32_t));
 	context->digits_rest = arena_take_array(arena, words, sizeof(uint32_t));
 	if (context->digits_first == NULL || context->digits_rest == NULL)

@@ -219,28 +219,6 @@ sampled_candidates(Scheduler *scheduler, Generation *generation, int first_row,
 
 /* ---- one step of the search ---- */
 
-/* A chosen <image> changes what earlier tokens attend to: the beam's text is computed anew. */
-static bool
-reopen_with_mark(Scheduler *scheduler, Generation *generation, Beam *beam)
-{
-	int			length = generation->prompt_count + beam->count;
-	int32_t    *ids = arena_take_array(generation->arena, (size_t) length, sizeof(int32_t));
-	Media	   *media = generation->pictures == NULL ? NULL : generation->pictures->media;
-
-	if (ids == NULL)
-		return status_out_of_memory(&generation->status, (size_t) length * sizeof(int32_t));
-	for (int i = 0; i < length; i++)
-		ids[i] = i < generation->prompt_count ? generation->prompt[i] :
-			beam->tokens[i - generation->prompt_count];
-	sequence_close(scheduler->model, beam->sequence);
-	beam->sequence = sequence_open(scheduler->model, media, generation->adapter, ids, length,
-								   &generation->status);
-	beam->fed = 0;
-	return beam->sequence != NULL &&
-		sequence_reserve(scheduler->model, beam->sequence, largest_length(generation),
-						 &generation->status);
-}
-
 /* Beams that continue old beam p, from new beam `first` on. */
 static int
 children_of(const BeamSearch *search, int p, int first)
@@ -282,8 +260,10 @@ hand_on_sequences(Scheduler *scheduler, Generation *generation)
 			!sequence_reserve(scheduler->model, beam->sequence, largest_length(generation),
 							  &generation->status))
 			return false;
-		if (beam->tokens[beam->count - 1] == mark &&
-			!reopen_with_mark(scheduler, generation, beam))
+		if (beam->tokens[beam->count - 1] != mark)
+			continue;
+		beam->fed = 0;
+		if (!reopen_with_mark(scheduler, generation, beam->tokens, beam->count, &beam->sequence))
 			return false;
 	}
 	return true;

@@ -4,25 +4,27 @@
  */
 #include "scheduler_internal.h"
 
-/* A generated <image> changes what earlier tokens attend to, so the whole text is computed anew. */
-static bool
-restart_with_mark(Scheduler *scheduler, Generation *generation)
+#include <string.h>
+
+bool
+reopen_with_mark(Scheduler *scheduler, Generation *generation, const int32_t *tokens, int count,
+				 Sequence **sequence)
 {
-	int			length = generation_length(generation);
+	int			prompt = generation->prompt_count;
+	int			length = prompt + count;
 	int32_t    *ids = arena_take_array(generation->arena, (size_t) length, sizeof(int32_t));
 	Media	   *media = generation->pictures == NULL ? NULL : generation->pictures->media;
-	int			pages = largest_length(generation);
 
 	if (ids == NULL)
 		return status_out_of_memory(&generation->status, (size_t) length * sizeof(int32_t));
-	for (int i = 0; i < length; i++)
-		ids[i] = generation_token(generation, i);
-	sequence_close(scheduler->model, generation->sequence);
-	generation->sequence = sequence_open(scheduler->model, media, generation->adapter, ids, length,
-										 &generation->status);
-	generation->fed = 0;
-	return generation->sequence != NULL &&
-		sequence_reserve(scheduler->model, generation->sequence, pages, &generation->status);
+	memcpy(ids, generation->prompt, (size_t) prompt * sizeof(int32_t));
+	memcpy(ids + prompt, tokens, (size_t) count * sizeof(int32_t));
+	sequence_close(scheduler->model, *sequence);
+	*sequence = sequence_open(scheduler->model, media, generation->adapter, ids, length,
+							  &generation->status);
+	return *sequence != NULL &&
+		sequence_reserve(scheduler->model, *sequence, largest_length(generation),
+						 &generation->status);
 }
 
 /* Take the token that was chosen; finish the generation if it was the last. */
@@ -39,9 +41,13 @@ take_token(Scheduler *scheduler, Generation *generation, Choice choice)
 		finish_running(scheduler, generation, FINISH_STOP);
 	else if (generation->count >= generation->max_tokens)
 		finish_running(scheduler, generation, FINISH_LENGTH);
-	else if (choice.token == model_config(scheduler->model)->image &&
-			 !restart_with_mark(scheduler, generation))
-		finish_running(scheduler, generation, FINISH_FAILED);
+	else if (choice.token == model_config(scheduler->model)->image)
+	{
+		generation->fed = 0;
+		if (!reopen_with_mark(scheduler, generation, generation->tokens, generation->count,
+							  &generation->sequence))
+			finish_running(scheduler, generation, FINISH_FAILED);
+	}
 }
 
 void

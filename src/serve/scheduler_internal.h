@@ -73,6 +73,13 @@ extern bool choose_all(Scheduler *scheduler, Status *status);
 /* Hand each generation what came out for it. */
 extern void deliver(Scheduler *scheduler);
 
+/*
+ * A chosen <image> changes what earlier tokens attend to: open a sequence anew for the prompt and
+ * count tokens, none of them computed.
+ */
+extern bool reopen_with_mark(Scheduler *scheduler, Generation *generation, const int32_t *tokens,
+							 int count, Sequence **sequence);
+
 /* Set the tokens that no_repeat_ngram_size forbids after a text. */
 extern void ban_ngrams(Scheduler *scheduler, const Generation *generation, const int32_t *tokens,
 					   int count, ChoiceRule *rule);
