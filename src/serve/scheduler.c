@@ -460,6 +460,8 @@ fail_step(Scheduler *scheduler, const Status *status)
 {
 	for (int i = 0; i < scheduler->item_count; i++)
 	{
+		if (scheduler->parts[i].beam > 0)
+			continue;			/* the first beam stands for all of its generation */
 		scheduler->parts[i].generation->status = *status;
 		finish_running(scheduler, scheduler->parts[i].generation, FINISH_FAILED);
 	}
