@@ -38,6 +38,7 @@
 #include "status_to_sqlstate.h"
 #include "supervisor_control.h"
 #include "wire_frame.h"
+#include "worker.h"
 
 #define INPUT_START_SIZE (16 * 1024)
 #define READ_LEAST 4096			/* room that each read is given */
@@ -277,6 +278,20 @@ read_fields(const uint8_t *payload, size_t length, WireFields *fields)
 	}
 }
 
+/*
+ * What to do about an engine of another version, after an upgrade of the files under a running
+ * server. The older of the two is what has to go.
+ */
+static const char *
+upgrade_hint(uint32_t engine_version)
+{
+	if (engine_version < WIRE_VERSION)
+		return "Restart the engine with mmgpt_restart().";
+	if (worker_is_preloaded())
+		return "Restart the server, which loaded the library at its start.";
+	return "Reconnect, so that the session loads the new library.";
+}
+
 /* Check that library and engine speak the same language. */
 static void
 take_hello(const uint8_t *payload, size_t length)
@@ -295,7 +310,7 @@ take_hello(const uint8_t *payload, size_t length)
 			 errmsg("the mmgpt engine and this session's mmgpt library are of different versions"),
 			 errdetail("The engine speaks version %u of their protocol, the library version %u.",
 					   version, (uint32_t) WIRE_VERSION),
-			 errhint("After an upgrade, restart the engine with mmgpt_restart() and reconnect.")));
+			 errhint("%s", upgrade_hint(version))));
 	}
 	connection.greeted = true;
 }

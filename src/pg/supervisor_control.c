@@ -42,12 +42,13 @@ register_supervisor(SupervisorSearch *search)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("mmgpt does not work in single-user mode")));
 	if (!worker_register_dynamic(&handle))
-		ereport(
-			ERROR,
-			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-			 errmsg("could not start the mmgpt supervisor: all background workers are in use"),
-			 errhint("Increase max_worker_processes, or add mmgpt to "
-					 "shared_preload_libraries so that the supervisor starts with the server.")));
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("could not start the mmgpt supervisor: all background workers are in use"),
+				 worker_is_preloaded() ?
+				 errhint("Increase max_worker_processes.") :
+				 errhint("Increase max_worker_processes, or add mmgpt to shared_preload_libraries "
+						 "so that the supervisor starts with the server.")));
 	search->handle = handle;
 	search->registered = clock_now_ns();
 }

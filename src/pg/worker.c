@@ -82,6 +82,7 @@ typedef struct Supervisor
 } Supervisor;
 
 static volatile sig_atomic_t restart_pending = false;
+static bool preloaded = false;	/* written by the postmaster, inherited by all its processes */
 
 extern EXPORTED void mmgpt_supervisor_main(Datum argument);
 
@@ -107,6 +108,13 @@ worker_register_static(void)
 
 	describe_worker(&worker);
 	RegisterBackgroundWorker(&worker);
+	preloaded = true;
+}
+
+bool
+worker_is_preloaded(void)
+{
+	return preloaded;
 }
 
 bool

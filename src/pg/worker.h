@@ -11,6 +11,9 @@
 /* Register the supervisor to be started with the server. */
 extern void worker_register_static(void);
 
+/* True where it was, so that this process has the library that the server was started with. */
+extern bool worker_is_preloaded(void);
+
 /*
  * Register a supervisor now, from a backend; the handle is of the current
  * memory context. False when max_worker_processes leaves no room.
