@@ -1,6 +1,6 @@
 /*
  * test_server.c - the server over its socket: many clients, cancelling, being alone, bad
- * frames, a model that can't be loaded.
+ * frames, a model that can't be loaded, the end of the supervisor.
  */
 #include <jansson.h>
 
@@ -287,6 +287,38 @@ UNIT_TEST(bad_frames_harm_nobody)
 	UNIT_EQUAL_INT(engine_end(&engine), 0);
 }
 
+/* Frames of which only the beginning comes. */
+#define CUT_FRAMES 20
+#define CUT_FRAME_SIZE ((uint32_t) 60 * 1024 * 1024)
+
+UNIT_TEST(frames_that_are_cut_off_give_their_room_back)
+{
+	ServedEngine engine = engine_serve(DEMO_MODEL);
+	ClientQuestion question = numbered_question(3);
+	int			fd = client_open(&engine);
+
+	/* together larger than what may be in memory, so that some are not even begun */
+	for (int turn = 0; turn < 2; turn++)
+	{
+		const uint32_t beginning[5] = {CUT_FRAME_SIZE, WIRE_REQUEST, 1, 0, 99};
+		int			cut[CUT_FRAMES];
+		ClientFrame frame;
+
+		for (int i = 0; i < CUT_FRAMES; i++)
+		{
+			cut[i] = client_open(&engine);
+			UNIT_CHECK(client_send_bytes(cut[i], beginning, sizeof(beginning)));
+		}
+		for (int i = 0; i < CUT_FRAMES; i++)
+			close(cut[i]);
+		frame = client_ask(fd, (uint64_t) turn + 1, &question);
+		UNIT_EQUAL_INT(frame.header.type, WIRE_ANSWER);
+		free(frame.payload);
+	}
+	close(fd);
+	UNIT_EQUAL_INT(engine_end(&engine), 0);
+}
+
 UNIT_TEST(without_a_model_every_request_hears_the_reason)
 {
 	ServedEngine engine = engine_serve("test/golden/no-such-model");
@@ -318,6 +350,63 @@ UNIT_TEST(only_the_account_may_use_the_socket)
 	UNIT_EQUAL_INT(stat(engine.path, &file), 0);
 	UNIT_EQUAL_INT(file.st_mode & 0777, 0600);
 	UNIT_EQUAL_INT(engine_end(&engine), 0);
+}
+
+/*
+ * Start an engine as the supervisor does, with a listening socket as descriptor 3 and a pipe as
+ * standard input; *lifeline is the pipe's other end.
+ */
+static ServedEngine
+engine_serve_with_lifeline(const char *model, int *lifeline)
+{
+	ServedEngine engine = {.directory = "/tmp/mmgpt-serve-XXXXXX"};
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	int			ends[2];
+	int			listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	UNIT_CHECK(mkdtemp(engine.directory) != NULL && pipe2(ends, O_CLOEXEC) == 0);
+	snprintf(engine.path, sizeof(engine.path), "%s/socket", engine.directory);
+	strcpy(address.sun_path, engine.path);
+	UNIT_EQUAL_INT(bind(listener, (struct sockaddr *) &address, sizeof(address)), 0);
+	UNIT_EQUAL_INT(listen(listener, 16), 0);
+	fflush(stdout);
+	engine.pid = fork();
+	if (engine.pid == 0)
+	{
+		/* away from the numbers that they are given, then there, where they stay open */
+		int			pipe_end = fcntl(ends[0], F_DUPFD_CLOEXEC, 16);
+		int			socket_end = fcntl(listener, F_DUPFD_CLOEXEC, 16);
+
+		if (dup2(pipe_end, STDIN_FILENO) == STDIN_FILENO && dup2(socket_end, 3) == 3)
+			execl("/proc/self/exe", "test", "--serve", model, "--listen-fd", "3", "--log-level",
+				  "error", (char *) NULL);
+		_exit(127);
+	}
+	close(ends[0]);
+	close(listener);
+	*lifeline = ends[1];
+	return engine;
+}
+
+UNIT_TEST(the_end_of_the_lifeline_ends_the_engine)
+{
+	int			lifeline;
+	ServedEngine engine = engine_serve_with_lifeline(DEMO_MODEL, &lifeline);
+	ClientQuestion question = {
+		.kind = WIRE_KIND_CHAT, .prompt = "Tell me a story.", .options = LONG_ANSWER};
+	int			fd = client_open(&engine);
+	int			status = -1;
+
+	/* also while it works */
+	UNIT_CHECK(client_send_question(fd, 1, &question));
+	UNIT_CHECK(status_becomes(fd, "requests", "running", 1));
+	UNIT_EQUAL_INT(waitpid(engine.pid, &status, WNOHANG), 0);
+	close(lifeline);
+	UNIT_EQUAL_INT(waitpid(engine.pid, &status, 0), engine.pid);
+	UNIT_CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	close(fd);
+	unlink(engine.path);
+	rmdir(engine.directory);
 }
 
 int
