@@ -18,6 +18,7 @@ $primary->backup('base');
 for my $preload (1, 0)
 {
 	my $standby = PostgreSQL::Test::Cluster->new("standby_$preload");
+	my ($engine, $supervisor);
 
 	$standby->init_from_backup($primary, 'base', has_streaming => 1);
 	$standby->append_conf('postgresql.conf',
@@ -26,23 +27,24 @@ for my $preload (1, 0)
 	load_pictures($primary, 'postgres') if $preload;
 	$primary->wait_for_catchup($standby, 'replay', $primary->lsn('insert'));
 	is($standby->safe_psql('postgres', 'SELECT pg_is_in_recovery()'), 't', 'a hot standby');
+	is(scalar engines($standby), 0, 'without preloading it has no engine') unless $preload;
 	is($standby->safe_psql('postgres', $question), $case->{text},
-		$preload ? 'answers' : 'answers where the library is not preloaded');
+		$preload ? 'answers' : 'until it is asked, and answers');
 	is(scalar engines($standby), 1, 'with one engine');
 	is($standby->safe_psql('postgres',
 		"SET default_transaction_read_only = on; SELECT mmgpt_status() IS NOT NULL"),
 		't', 'and tells its status');
-	if ($preload)
-	{
-		my $engine = engine_of($standby);
-
-		isnt($engine, engine_of($primary), 'its own, not that of the primary');
-		kill 'KILL', $engine;
-		is($standby->safe_psql('postgres', $question), $case->{text},
-			'which is replaced when killed');
-		$standby->promote;
-		is($standby->safe_psql('postgres', $question), $case->{text}, 'a promoted standby answers');
-	}
+	$engine = engine_of($standby);
+	isnt($engine, engine_of($primary), 'its own, not that of the primary');
+	kill 'KILL', $engine;
+	is($standby->safe_psql('postgres', $question), $case->{text}, 'which is replaced when killed');
+	isnt(engine_of($standby), $engine, 'by another one');
+	$supervisor = supervisor_of($standby);
+	$standby->promote;
+	is($standby->safe_psql('postgres', $question), $case->{text}, 'a promoted standby answers');
+	is(supervisor_of($standby), $supervisor, 'with the supervisor that it had');
+	$standby->safe_psql('postgres', 'CREATE TABLE changed (); SELECT mmgpt_restart()');
+	is($standby->safe_psql('postgres', $question), $case->{text}, 'and with a new engine');
 	$standby->stop;
 	ok(wait_for_no_engine($standby), 'no engine is left of it');
 }

@@ -114,17 +114,8 @@ ok(@cases >= 10, 'there are enough certain questions');
 	is($together, $alone, 'a score is the same number in company as alone');
 }
 
-# parallel workers, prepared statements, PL/pgSQL
+# prepared statements, PL/pgSQL
 {
-	my $query = sprintf('SELECT string_agg(answer, $$|$$ ORDER BY name) FROM '
-		  . '(SELECT name, mmgpt_ask(img, %s) AS answer FROM pictures OFFSET 0) AS answers',
-		quoted($cases[0]{prompt}));
-	my $serial = $node->safe_psql('postgres', "SET max_parallel_workers_per_gather = 0; $query");
-	my $parallel = $node->safe_psql('postgres',
-		'SET max_parallel_workers_per_gather = 4; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; '
-		  . "SET min_parallel_table_scan_size = 0; $query");
-
-	is($parallel, $serial, 'parallel workers give the same answers');
 	is( $node->safe_psql('postgres', sprintf(
 				'PREPARE ask(text) AS SELECT mmgpt_ask(img, %s) FROM pictures WHERE name = $1; '
 				  . 'EXECUTE ask(%s)', quoted($cases[0]{prompt}), quoted($cases[0]{picture}))),
@@ -164,19 +155,6 @@ $node->stop;
 	is($other->safe_psql('second', ask($cases[0])), $cases[0]{text}, 'until it is called');
 	$other->stop;
 	ok(wait_for_no_engine($other), 'it ends with the server');
-}
-
-# no room for a supervisor
-{
-	my $full = mmgpt_node('full', preload => 0, conf => "max_worker_processes = 0\n");
-	my ($status, $out, $err);
-
-	$full->start;
-	load_pictures($full, 'postgres');
-	($status, $out, $err) = $full->psql('postgres', ask($cases[0]));
-	like($err, qr/max_worker_processes/,
-		'where no background worker may start, the error says what to do');
-	$full->stop;
 }
 
 done_testing();

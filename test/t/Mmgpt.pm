@@ -25,10 +25,11 @@ use Test::More;
 use Time::HiRes qw(usleep);
 
 our @EXPORT = qw(
-  mmgpt_node load_pictures first_questions quoted
-  engines engine_of wait_until wait_for_no_engine wait_for_no_process
+  mmgpt_node load_pictures first_questions question is_answered quoted
+  engines engine_of supervisor_of wait_until wait_for_no_engine wait_for_no_process
+  wait_until_ready hold release process_status wait_for_waiters postmaster_start_by_hand
   status postmaster_start log_count
-  session_start session_finish sessions_finish
+  session_start session_finish session_run sessions_finish
   copy_model edit_safetensors
 );
 
@@ -57,6 +58,7 @@ dynamic_library_path = '$stage$ENV{MMGPT_LIBRARIES}:\$libdir'
 shared_preload_libraries = '$preload'
 max_connections = 60
 restart_after_crash = on
+statement_timeout = 600s
 CONF
 	$node->append_conf('postgresql.conf', $options{conf}) if defined $options{conf};
 	return $node;
@@ -102,6 +104,24 @@ sub first_questions
 	} @$cases;
 }
 
+# SQL that asks a case of the reference.
+sub question
+{
+	my ($case) = @_;
+
+	return sprintf('SELECT mmgpt_ask(img, %s) FROM pictures WHERE name = %s',
+		quoted($case->{prompt}), quoted($case->{picture}));
+}
+
+# Test that a case of the reference is answered rightly.
+sub is_answered
+{
+	my ($node, $case, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	return is($node->safe_psql('postgres', question($case)), $case->{text}, $name);
+}
+
 # Process ids of the engines; with a node, of those in its data directory.
 sub engines
 {
@@ -131,12 +151,13 @@ sub real_data_directory
 	return Cwd::realpath($node->data_dir);
 }
 
-# Wait until the code gives something true, and give it back; undef at the limit.
+# Wait until the code gives something true, and give it back; undef at the limit, which is
+# so many seconds or the one of all tests.
 sub wait_until
 {
-	my ($code) = @_;
+	my ($code, $seconds) = @_;
 
-	for (1 .. 20 * $LIMIT_SECONDS)
+	for (1 .. 20 * ($seconds // $LIMIT_SECONDS))
 	{
 		my $result = $code->();
 
@@ -177,6 +198,103 @@ sub wait_for_no_process
 		sub {
 			return !grep { (readlink("$_/cwd") // '') eq $directory } glob('/proc/[0-9]*');
 		});
+}
+
+# The one value that a query gives, or undef where the server does not let us in. The node's own
+# functions write the query to psql's input, and die where psql has left already.
+sub query_if_ready
+{
+	my ($node, $sql) = @_;
+	my $out = '';
+	my @command = ($node->installed_command('psql'), '-XAtq', '-d', $node->connstr('postgres'));
+	my $good = IPC::Run::run([ @command, '-c', $sql ], '<', \undef, '>', \$out, '2>', \my $err);
+
+	chomp $out;
+	return $good ? $out : undef;
+}
+
+# Wait until the server lets us in; true when that came.
+sub wait_until_ready
+{
+	my ($node) = @_;
+
+	return wait_until(sub { return query_if_ready($node, 'SELECT 1') });
+}
+
+# Wait until the server lets us in and exactly one supervisor runs, and give its process id.
+sub supervisor_of
+{
+	my ($node) = @_;
+
+	return wait_until(
+		sub {
+			my $found = query_if_ready($node,
+				"SELECT pid FROM pg_stat_activity WHERE backend_type = 'mmgpt supervisor'");
+
+			return defined $found && $found =~ /^\d+$/ ? $found : undef;
+		});
+}
+
+# A line of /proc/PID/status; undef where the process is gone.
+sub process_status
+{
+	my ($process, $key) = @_;
+	my ($file, @lines);
+
+	open($file, '<', "/proc/$process/status") or return undef;
+	@lines = map { /^$key:\s*(.*)/ ? $1 : () } <$file>;
+	close $file;
+	return $lines[0];
+}
+
+# Make processes stand still, all their threads, until they are released or killed.
+sub hold
+{
+	for my $process (@_)
+	{
+		kill 'STOP', $process;
+		wait_until(sub { return (process_status($process, 'State') // '') =~ /^[Tt]/ })
+		  or die "process $process does not stop";
+	}
+	return;
+}
+
+# Let them go on.
+sub release
+{
+	kill 'CONT', @_;
+	return;
+}
+
+# Wait until so many processes that run the query marked with a comment wait for the engine;
+# gives their process ids, leader of parallel workers first.
+sub wait_for_waiters
+{
+	my ($node, $mark, $count) = @_;
+	my $found = wait_until(
+		sub {
+			my @waiters = split /\n/, $node->safe_psql('postgres',
+				"SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Extension' "
+				  . "AND query LIKE '%/* $mark */%' AND pid <> pg_backend_pid() "
+				  . 'ORDER BY leader_pid NULLS FIRST, pid');
+
+			return @waiters == $count ? \@waiters : undef;
+		});
+
+	return defined $found ? @$found : ();
+}
+
+# Start the server as a child of the test, which takes note of its end when finish is called
+# on what is returned: a killed one must not stay in the way of the next as a process that
+# nobody waited for. For the node the server is down.
+sub postmaster_start_by_hand
+{
+	my ($node) = @_;
+	my $run = IPC::Run::start([ $node->installed_command('postgres'), '-D', $node->data_dir ],
+		'<', \undef, '>>', $node->logfile, '2>&1');
+
+	wait_until_ready($node) or die 'the server does not start';
+	return $run;
 }
 
 # mmgpt_status() as one hash, without its sections; rows is the sum that its mean
@@ -235,6 +353,14 @@ sub session_finish
 	$session->{status} = $session->{run}->result(0);
 	chomp($session->{out}, $session->{err});
 	return ($session->{status}, $session->{out}, $session->{err});
+}
+
+# Run commands in a session of the database postgres; gives and takes what those above do.
+sub session_run
+{
+	my ($node, $sql, %options) = @_;
+
+	return session_finish(session_start($node, 'postgres', $sql, %options));
 }
 
 # Wait for the end of many sessions.
