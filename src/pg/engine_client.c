@@ -160,6 +160,7 @@ connect_engine(void)
 					(errcode_for_socket_access(),
 					 errmsg("could not connect to the mmgpt engine: %m")));
 	}
+	supervisor_search_end(&search);
 	prepare_connection();
 }
 

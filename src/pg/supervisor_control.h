@@ -15,14 +15,21 @@ typedef struct SupervisorSearch
 	uint64_t	begun;			/* clock_now_ns(); 0 before the first try */
 	uint64_t	registered;		/* clock_now_ns() of our last registration; 0 for none */
 	void	   *handle;			/* of the worker that we registered */
+	bool		opened;			/* the file of turns is */
+	bool		has_turn;		/* nobody else registers a supervisor */
+	int			turn;			/* its descriptor */
 } SupervisorSearch;
 
 /*
  * Wait a moment, interruptibly, after a call that found nobody listening; see
  * to it that a supervisor is coming. Raises an error where none can be started,
- * and where none came within half a minute.
+ * and where none came within half a minute. Then, as at any other error, what the
+ * search holds is given back at the end of the transaction.
  */
 extern void supervisor_search(SupervisorSearch *search);
+
+/* End a search that found somebody. */
+extern void supervisor_search_end(SupervisorSearch *search);
 
 /* Sleep, interruptibly, for at most so many milliseconds. */
 extern void supervisor_pause(long milliseconds);

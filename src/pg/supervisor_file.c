@@ -82,8 +82,9 @@ supervisor_file_write(int descriptor, const SupervisorState *state)
 				 errmsg("could not write file \"%s\": %m", SUPERVISOR_LOCK_PATH)));
 }
 
-bool
-supervisor_file_read(SupervisorState *state)
+/* Read the state that a supervisor of this server wrote, which may be gone. */
+static bool
+read_last_state(SupervisorState *state)
 {
 	int			descriptor = open(SUPERVISOR_LOCK_PATH, O_RDONLY | O_CLOEXEC);
 	bool		found;
@@ -92,5 +93,19 @@ supervisor_file_read(SupervisorState *state)
 		return false;
 	found = read_line(descriptor, state);
 	close(descriptor);
-	return found && state->postmaster == PostmasterPid && process_exists(state->supervisor);
+	return found && state->postmaster == PostmasterPid;
+}
+
+bool
+supervisor_file_read(SupervisorState *state)
+{
+	return read_last_state(state) && process_exists(state->supervisor);
+}
+
+bool
+supervisor_file_is_known(void)
+{
+	SupervisorState state;
+
+	return read_last_state(&state);
 }

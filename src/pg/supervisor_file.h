@@ -15,6 +15,7 @@
 
 #define SUPERVISOR_LOCK_PATH "pg_stat_tmp/mmgpt.lock"
 #define SUPERVISOR_SOCKET_PATH "pg_stat_tmp/mmgpt.sock"
+#define SUPERVISOR_TURN_PATH "pg_stat_tmp/mmgpt.turn"	/* see supervisor_control.c */
 
 typedef struct SupervisorState
 {
@@ -42,5 +43,8 @@ extern void supervisor_file_write(int descriptor, const SupervisorState *state);
 
 /* Read the state; false when there is none, or it is not of this server. */
 extern bool supervisor_file_read(SupervisorState *state);
+
+/* True when this server has had a supervisor since its start, be it gone or not. */
+extern bool supervisor_file_is_known(void);
 
 #endif

@@ -127,26 +127,36 @@ ok(@cases >= 10, 'there are enough certain questions');
 }
 $node->stop;
 
-# first calls that race for starting the engine
+# first calls that race for starting the engine, in a server with room for one supervisor: all wait
+# for a lock, of which each database has its own
 {
-	my $other = mmgpt_node('on_demand', preload => 0);
-	my (@sessions, @expected);
+	my $other = mmgpt_node('on_demand', preload => 0,
+		conf => "max_logical_replication_workers = 0\nmax_worker_processes = 1\n");
+	my (@gates, @sessions, @expected);
 
 	$other->start;
 	load_pictures($other, 'postgres');
 	$other->safe_psql('postgres', 'CREATE DATABASE second');
 	load_pictures($other, 'second');
 	is(scalar engines($other), 0, 'without a call there is no engine');
+	@gates = map { $other->background_psql($_) } ('postgres', 'second');
+	$_->query_safe('SELECT pg_advisory_lock(1)') for @gates;
 	for my $i (0 .. RACERS - 1)
 	{
 		my $case = $cases[ $i % @cases ];
 
-		push @sessions, session_start($other, $i % 2 ? 'second' : 'postgres', ask($case));
-		push @expected, $case->{text};
+		push @sessions, session_start($other, $i % 2 ? 'second' : 'postgres',
+			'SELECT pg_advisory_lock_shared(1); ' . ask($case));
+		push @expected, "\n$case->{text}";
 	}
-	is(count_right(\@sessions, \@expected), RACERS,
-		RACERS . ' first calls at once are all answered');
-	is(scalar engines($other), 1, 'by one engine');
+	ok( $other->poll_query_until('postgres', 'SELECT count(*) = ' . RACERS
+			  . " FROM pg_stat_activity WHERE wait_event = 'advisory'"),
+		RACERS . ' sessions in two databases are ready for their first call');
+	is(scalar engines($other), 0, 'and there is still no engine');
+	$_->query_safe('SELECT pg_advisory_unlock(1)') for @gates;
+	is(count_right(\@sessions, \@expected), RACERS, 'all calls are answered');
+	is(log_count($other, qr/mmgpt engine started/), 1, 'by the only engine that was started');
+	$_->quit for @gates;
 	is( $other->safe_psql('postgres',
 			"SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'mmgpt supervisor'"),
 		'1', 'of one supervisor');

@@ -25,7 +25,11 @@ load_pictures($node, 'postgres');
 is_answered($node, $case, 'which is no hindrance');
 ok(defined engine_of($node), 'for one engine');
 
-for my $file ([ '', '0700' ], [ '/mmgpt.sock', '0600' ], [ '/mmgpt.lock', '0600' ])
+for my $file (
+	[ '', '0700' ],
+	[ '/mmgpt.sock', '0600' ],
+	[ '/mmgpt.lock', '0600' ],
+	[ '/mmgpt.turn', '0600' ])
 {
 	my ($name, $mode) = @$file;
 

@@ -87,11 +87,19 @@ for my $preload (1, 0)
 	is_answered($node, $case, 'and answered when the parallel query is over');
 	ok(defined engine_of($node), 'by an engine');
 
+	# the same, of a supervisor started by a call, which keeps its place while it is restarted
+	($status, $out, $err) = session_run($node,
+		'SELECT pg_terminate_backend(' . supervisor_of($node) . ', 60000); ' . question($case));
+	is($out, "t\n$case->{text}", 'also while its supervisor is between two lives');
+
 	# preloaded, it comes first; a server without workers cannot have it all the same
 	$node->append_conf('postgresql.conf', "shared_preload_libraries = 'mmgpt'");
 	$node->restart;
 	ok(defined supervisor_of($node), 'a preloaded supervisor needs no call to get the only worker');
 	is_answered($node, $case, 'and an answer');
+	($status, $out, $err) = session_run($node,
+		'SELECT pg_terminate_backend(' . supervisor_of($node) . ', 60000); ' . question($case));
+	is($out, "t\n$case->{text}", 'also while it is between two lives');
 	$node->append_conf('postgresql.conf', 'max_worker_processes = 0');
 	$node->restart;
 	($status, $out, $err) = session_run($node, question($case));
