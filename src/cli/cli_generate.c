@@ -8,6 +8,7 @@
 #include "beam_search.h"
 #include "cli_common.h"
 #include "generation.h"
+#include "logprobs.h"
 #include "model_text.h"
 #include "request_options.h"
 #include "scheduler.h"
@@ -106,16 +107,14 @@ run_generation(GenerateJob *job, bool plain_ids, Status *status)
 	return generation->finish != FINISH_FAILED;
 }
 
-/* Token ids as JSON, the end token behind them where there is one. */
+/* Token ids as JSON. */
 static json_t *
-ids_json(const int32_t *tokens, int count, bool ended, int32_t eos)
+ids_json(const int32_t *tokens, int count)
 {
 	json_t	   *ids = json_array();
 
 	for (int i = 0; i < count; i++)
 		json_array_append_new(ids, json_integer(tokens[i]));
-	if (ended)
-		json_array_append_new(ids, json_integer(eos));
 	return ids;
 }
 
@@ -128,12 +127,11 @@ sequences_json(const BeamSearch *search)
 	for (int i = 0; i < search->finished_count; i++)
 	{
 		const Hypothesis *answer = &search->finished[i];
+		int			count = answer->count + (answer->finish == FINISH_EOS ? 1 : 0);
 
-		json_array_append_new(sequences,
-							  json_pack("{s:o, s:f}", "ids",
-										ids_json(answer->tokens, answer->count, answer->ended,
-												 search->eos),
-										"score", answer->score));
+		json_array_append_new(sequences, json_pack("{s:o, s:f}", "ids",
+												   ids_json(answer->tokens, count), "score",
+												   answer->score));
 	}
 	return sequences;
 }
@@ -149,11 +147,13 @@ print_answer(const GenerateJob *job, Status *status)
 	if (text == NULL)
 		return false;
 	root = json_pack("{s:o, s:o, s:s}", "ids",
-					 ids_json(generation->tokens, generation->count, false, generation->eos),
+					 ids_json(generation->tokens, generation->count),
 					 "text", json_stringn(text, length), "finish",
 					 finish_name(generation->finish));
 	if (generation->search != NULL)
 		json_object_set_new(root, "sequences", sequences_json(generation->search));
+	if (job->options.logprobs)
+		json_object_set_new(root, "logprobs", logprobs_json(generation, job->tokenizer));
 	json_dumpf(root, stdout, 0);
 	putchar('\n');
 	json_decref(root);
@@ -174,7 +174,8 @@ cli_generate(int argc, char **argv)
 		"  --pixels FILE.npy          the same, float32 [3, S, S] already normalised\n"
 		"  --image-rules RULES        display or original (default: display)\n"
 		"  --options JSON             max_tokens, temperature, top_k, top_p, seed, stop, input, "
-		"...\n" CLI_MODEL_HELP;
+		"logprobs,\n"
+		"                             ...\n" CLI_MODEL_HELP;
 	CliOption options[] = {CLI_MODEL_OPTIONS,
 						   {.name = "--prompt", .has_value = true},
 						   {.name = "--history", .has_value = true},

@@ -184,6 +184,13 @@ extern bool model_choose(Model *model, int rows, const ChoiceRule *rules, Choice
 extern bool model_best(Model *model, int first, int rows, const ChoiceRule *rules, int count,
 					   Choice *choices, Status *status);
 
+/*
+ * The log-probabilities of given tokens in rows of the last step's logits, by the softmax over the
+ * whole vocabulary, into [count]. Targets are in order of rows.
+ */
+extern bool model_score(Model *model, const ScoreTarget *targets, int count,
+						float *log_probabilities, Status *status);
+
 /* Copy rows of the last step's logits to host memory f32 [rows, vocabulary]. */
 extern bool model_read_logits(Model *model, int rows, float *logits, Status *status);
 

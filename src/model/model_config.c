@@ -238,6 +238,8 @@ read_prompts(Reader *reader, ModelConfig *config)
 	prompts->count = read_text(reader, "prompts", "count", "How many {} are in the image?");
 	prompts->filter = read_text(reader, "prompts", "filter", "{} Answer yes or no.");
 	prompts->classify = read_text(reader, "prompts", "classify", "What is shown in this image?");
+	prompts->classify_multi = read_text(reader, "prompts", "classify_multi",
+										"Does the image show {}?");
 	prompts->yes_words = read_words(reader, "yes_words", yes, 2);
 	prompts->no_words = read_words(reader, "no_words", no, 2);
 	config->introduction = read_text(reader, "", "template",

@@ -66,14 +66,15 @@ typedef struct DecoderConfig
 	float		rope_theta;
 } DecoderConfig;
 
-/* What the task functions ask; "{}" is replaced once by what the user gave. */
+/* What the task functions ask; the first "{}" is replaced by what the user gave. */
 typedef struct PromptConfig
 {
 	const char *caption_brief;
 	const char *caption_detailed;
 	const char *count;
 	const char *filter;
-	const char *classify;
+	const char *classify;		/* "{}": all labels, with commas between */
+	const char *classify_multi;	/* "{}": one label; the question is asked through filter */
 	WordList	yes_words;
 	WordList	no_words;
 } PromptConfig;

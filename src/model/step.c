@@ -320,6 +320,22 @@ model_best(Model *model, int first, int rows, const ChoiceRule *rules, int count
 }
 
 bool
+model_score(Model *model, const ScoreTarget *targets, int count, float *log_probabilities,
+			Status *status)
+{
+	for (int i = 0; i < count; i++)
+		if (targets[i].row < 0 || targets[i].row >= model->logits_rows || targets[i].token < 0 ||
+			targets[i].token >= model->config.decoder.vocabulary ||
+			(i > 0 && targets[i].row < targets[i - 1].row))
+			return status_set(status, STATUS_INTERNAL, "score %d of row %d and token %d", i,
+							  targets[i].row, targets[i].token);
+	if (count > 0)
+		model->backend->ops->score(model->backend, model->logits, targets, count,
+								   log_probabilities);
+	return true;
+}
+
+bool
 model_read_logits(Model *model, int rows, float *logits, Status *status)
 {
 	if (!check_rows(model, rows, status))

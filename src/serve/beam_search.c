@@ -17,7 +17,9 @@ take_beams(BeamSearch *search)
 	{
 		beams[i].tokens = arena_take_array(search->arena, (size_t) search->max_tokens,
 										   sizeof(int32_t));
-		if (beams[i].tokens == NULL)
+		beams[i].log_probabilities = arena_take_array(search->arena, (size_t) search->max_tokens,
+													  sizeof(float));
+		if (beams[i].tokens == NULL || beams[i].log_probabilities == NULL)
 			return NULL;
 	}
 	return beams;
@@ -61,11 +63,37 @@ worst_finished(const BeamSearch *search)
 	return worst;
 }
 
-/* Keep a finished answer if it is among the best `width`. */
+/* Copy a beam and, where there is one, its last token into a finished answer. */
 static bool
-add_finished(BeamSearch *search, const Beam *beam, double sum, bool ended, Status *status)
+copy_answer(BeamSearch *search, const Beam *beam, const BeamCandidate *last, Hypothesis *answer,
+			Status *status)
 {
-	double		score = score_of(search, sum, beam->count);
+	size_t		room = (size_t) beam->count + 1;
+	size_t		count = (size_t) beam->count;
+
+	answer->tokens = arena_take_array(search->arena, room, sizeof(int32_t));
+	answer->log_probabilities = arena_take_array(search->arena, room, sizeof(float));
+	if (answer->tokens == NULL || answer->log_probabilities == NULL)
+		return status_out_of_memory(status, room * sizeof(int32_t));
+	memcpy(answer->tokens, beam->tokens, count * sizeof(int32_t));
+	memcpy(answer->log_probabilities, beam->log_probabilities, count * sizeof(float));
+	if (last == NULL)
+		return true;
+	answer->tokens[count] = last->token;
+	answer->log_probabilities[count] = last->log_probability;
+	return true;
+}
+
+/*
+ * Keep a beam that is finished, last being the token that ends it (NULL: the length does), if it is
+ * among the best `width`.
+ */
+static bool
+add_finished(BeamSearch *search, const Beam *beam, const BeamCandidate *last, Finish finish,
+			 Status *status)
+{
+	int			count = beam->count + (finish == FINISH_STOP ? 1 : 0);
+	double		score = score_of(search, last == NULL ? beam->sum : last->score, count);
 	Hypothesis *place = &search->finished[search->finished_count];
 
 	if (search->finished_count == search->width)
@@ -76,15 +104,10 @@ add_finished(BeamSearch *search, const Beam *beam, double sum, bool ended, Statu
 	}
 	else
 		search->finished_count++;
-	place->tokens = arena_take_array(search->arena, (size_t) beam->count + 1, sizeof(int32_t));
-	if (place->tokens == NULL)
-		return status_out_of_memory(status, (size_t) beam->count * sizeof(int32_t));
-	if (beam->count > 0)
-		memcpy(place->tokens, beam->tokens, (size_t) beam->count * sizeof(int32_t));
-	place->count = beam->count;
-	place->ended = ended;
+	place->count = count;
+	place->finish = finish;
 	place->score = score;
-	return true;
+	return copy_answer(search, beam, last, place, status);
 }
 
 /* Whether no running beam can become better than the worst finished answer. */
@@ -110,20 +133,24 @@ beam_search_take(BeamSearch *search, const BeamCandidate *candidates, int count,
 		const Beam *parent = &old[candidate->beam];
 		Beam	   *beam = &search->next[kept];
 
-		if (candidate->token == search->eos)
+		if (candidate->token == search->eos || candidate->stops)
 		{
-			if (rank < search->width &&
-				!add_finished(search, parent, candidate->score, true, status))
+			Finish		finish = candidate->stops ? FINISH_STOP : FINISH_EOS;
+
+			if (rank < search->width && !add_finished(search, parent, candidate, finish, status))
 				return false;
 			continue;
 		}
 		memcpy(beam->tokens, parent->tokens, (size_t) parent->count * sizeof(int32_t));
+		memcpy(beam->log_probabilities, parent->log_probabilities,
+			   (size_t) parent->count * sizeof(float));
 		beam->tokens[parent->count] = candidate->token;
+		beam->log_probabilities[parent->count] = candidate->log_probability;
 		beam->count = length;
 		beam->sum = candidate->score;
 		search->parent[kept++] = candidate->beam;
 	}
-	search->done = kept < search->width || is_done(search, candidates[0].score, length);
+	search->done = kept == 0 || is_done(search, candidates[0].score, length);
 	search->beams = search->next;
 	search->next = old;
 	search->beam_count = kept;
@@ -143,7 +170,7 @@ bool
 beam_search_finish(BeamSearch *search, Status *status)
 {
 	for (int i = 0; !search->done && i < search->beam_count; i++)
-		if (!add_finished(search, &search->beams[i], search->beams[i].sum, false, status))
+		if (!add_finished(search, &search->beams[i], NULL, FINISH_LENGTH, status))
 			return false;
 	qsort(search->finished, (size_t) search->finished_count, sizeof(Hypothesis),
 		  compare_hypotheses);

@@ -2,8 +2,9 @@
  * beam_search.h - beam search with Hugging Face's arithmetic (golden README, Facts 3).
  *
  * The best `width` unfinished answers, the beams, grow by one token a step. Of the 2 width
- * most likely continuations those that end become finished answers if they rank among the
- * first width; the others become the next beams. A score is the sum of
+ * most likely continuations those that end, by the end token or because a stop string is
+ * complete, become finished answers if they rank among the first width; the others become
+ * the next beams, fewer than width where too many end. A score is the sum of
  * log-probabilities over length^length_penalty, where the length counts the prompt and not the
  * end token. This file knows nothing of models: candidates come in, beams go out.
  */
@@ -14,6 +15,7 @@
 #include <stdint.h>
 
 #include "arena.h"
+#include "generation.h"
 #include "model.h"
 #include "request_options.h"
 #include "status.h"
@@ -24,11 +26,14 @@ typedef struct BeamCandidate
 	int			beam;			/* that it continues */
 	int32_t		token;
 	double		score;			/* sum of log-probabilities, this token's included */
+	float		log_probability;	/* this token's */
+	bool		stops;			/* the text is at an end with it, though it is not the end token */
 } BeamCandidate;
 
 typedef struct Beam
 {
 	int32_t    *tokens;			/* [max_tokens] new tokens */
+	float	   *log_probabilities;	/* [max_tokens] */
 	int			count;
 	double		sum;			/* of their log-probabilities */
 	Sequence   *sequence;		/* the scheduler's; NULL until the prompt was read */
@@ -38,9 +43,10 @@ typedef struct Beam
 /* A finished answer. */
 typedef struct Hypothesis
 {
-	int32_t    *tokens;			/* [count], without the end token */
-	int			count;
-	bool		ended;			/* by the end token */
+	int32_t    *tokens;			/* [count], and the end token where finish is FINISH_EOS */
+	float	   *log_probabilities;	/* of the tokens */
+	int			count;			/* without the end token */
+	Finish		finish;			/* FINISH_EOS, FINISH_STOP or FINISH_LENGTH */
 	double		score;
 } Hypothesis;
 
@@ -54,7 +60,7 @@ typedef struct BeamSearch
 	bool		early_stopping;
 	Arena	   *arena;
 	Beam	   *beams;			/* [width] the running ones */
-	int			beam_count;		/* 1 before the first step, then width */
+	int			beam_count;		/* 1 before the first step, then width where no candidates end */
 	Beam	   *next;			/* [width] being made; the two change places */
 	int			parent[OPTIONS_MAX_BEAMS];	/* of each new beam: the old one it continues */
 	Hypothesis *finished;		/* [width + 1], best first once the search is over */

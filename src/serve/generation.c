@@ -80,7 +80,6 @@ generation_begin(Generation *generation, Arena *arena, const ModelConfig *config
 							   generation->eos, arena, status))
 			return false;
 	}
-	generation->rule.forced = -1;
 	generation->rule.temperature = (float) options->temperature;
 	generation->rule.top_k = options->top_k;
 	generation->rule.top_p = (float) options->top_p;
@@ -123,7 +122,8 @@ find_stop(const Generation *generation, const char *text, size_t length)
 }
 
 bool
-generation_stops(const Generation *generation, const Tokenizer *tokenizer, Arena *scratch)
+generation_stops(const Generation *generation, const int32_t *tokens, int count,
+				 const Tokenizer *tokenizer, Arena *scratch)
 {
 	size_t		window = STOP_WINDOW;
 	int			first;
@@ -134,9 +134,8 @@ generation_stops(const Generation *generation, const Tokenizer *tokenizer, Arena
 	for (int i = 0; generation->options != NULL && i < generation->options->stop_count; i++)
 		if (strlen(generation->options->stops[i]) > window)
 			window = strlen(generation->options->stops[i]);
-	first = generation->count > (int) window ? generation->count - (int) window : 0;
-	text = tokenizer_decode(tokenizer, generation->tokens + first, generation->count - first,
-							scratch, &length, &status);
+	first = count > (int) window ? count - (int) window : 0;
+	text = tokenizer_decode(tokenizer, tokens + first, count - first, scratch, &length, &status);
 	return text != NULL && find_stop(generation, text, length) < length;
 }
 

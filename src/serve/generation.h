@@ -2,7 +2,7 @@
  * generation.h - one answer in the making.
  *
  * A Generation is what the scheduler works on: a prompt in token ids, pictures, and either a
- * number of new tokens to choose or some given tokens whose log-probabilities are
+ * number of new tokens to choose or some given continuations whose log-probabilities are
  * wanted. It knows nothing of sockets, tasks or templates, so the server and the
  * command line generate with the very same code. All of it belongs to the
  * scheduler's thread from scheduler_submit until it is finished.
@@ -19,9 +19,6 @@
 #include "model.h"
 #include "request_options.h"
 #include "tokenizer.h"
-
-/* Continuations of one prefix that can be scored together. */
-#define GENERATION_MAX_ALTERNATIVES 64
 
 typedef enum Finish
 {
@@ -67,16 +64,8 @@ struct Generation
 	const uint32_t *allowed_first;	/* bits [V] for the first token; NULL: all ordinary ones */
 	const uint32_t *allowed_rest;	/* for the others */
 
-	/*
-	 * Scoring instead of choosing: the log-probabilities of the last chain_count tokens
-	 * of the prompt, and of each alternative after the prompt.
-	 */
-	bool		scoring;
-	int			chain_count;
-	int32_t		alternatives[GENERATION_MAX_ALTERNATIVES];
-	int			alternative_count;
-
 	struct BeamSearch *search;	/* beam search; NULL: one token after another */
+	struct Scoring *scoring;	/* nothing is chosen, continuations are scored; NULL: it is */
 
 	/* ---- what came out ---- */
 	Finish		finish;
@@ -84,8 +73,6 @@ struct Generation
 	int32_t    *tokens;			/* [max_tokens] chosen, the end token included */
 	float	   *log_probabilities;	/* [max_tokens] */
 	int			count;
-	double		chain;			/* sum of log-probabilities of the chain */
-	double		alternative[GENERATION_MAX_ALTERNATIVES];	/* log-probability of each */
 
 	/* ---- in between; the scheduler's ---- */
 	bool		started;		/* admitted: has a sequence */
@@ -112,11 +99,11 @@ extern int32_t generation_token(const Generation *generation, int place);
 extern int	generation_length(const Generation *generation);
 
 /*
- * Whether the text so far holds a stop: the beginning of a new block or a stop string. Looks at the
- * last tokens only.
+ * Whether the text of an answer's tokens holds a stop: the beginning of a new block or a stop
+ * string. Looks at the last tokens only.
  */
-extern bool generation_stops(const Generation *generation, const Tokenizer *tokenizer,
-							 Arena *scratch);
+extern bool generation_stops(const Generation *generation, const int32_t *tokens, int count,
+							 const Tokenizer *tokenizer, Arena *scratch);
 
 /*
  * The text of the answer: decoded without the end token, cut before a stop, stripped of white

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "scoring.h"
+
 /* Sequences that are kept, at most. */
 #define PLACES 64
 
@@ -114,11 +116,11 @@ prefix_cache_adopt(PrefixCache *cache, const Generation *generation)
 {
 	int			common;
 	KeptSequence *kept = find_longest(cache, generation, &common);
-	int			needed = generation->scoring ? generation->chain_count + 1 : 1;
+	int			needed = generation->scoring == NULL || generation->scoring->after_prompt ? 1 : 0;
 
 	if (generation->owner == 0 || kept == NULL)
 		return 0;
-	/* the last tokens are computed in any case: their logits are wanted */
+	/* the last token is computed in any case where its logits are wanted */
 	if (common > generation->prompt_count - needed)
 		common = generation->prompt_count - needed;
 	kept->last_use = ++cache->turn;

@@ -2,7 +2,7 @@
  * request.c - fields of a frame to a request, and the part of it that is done on a preparer
  * thread; see request.h.
  */
-#include "request.h"
+#include "request_internal.h"
 
 #include <jansson.h>
 #include <stdlib.h>
@@ -45,7 +45,7 @@ request_create(uint64_t id, uint8_t *payload, size_t size, void *connection)
 	request->owner = (uint64_t) wire_get_u32(&request->fields, WIRE_FIELD_DATABASE, 0) << 32 |
 		wire_get_u32(&request->fields, WIRE_FIELD_ROLE, 0);
 	request->alone = (wire_get_u32(&request->fields, WIRE_FIELD_FLAGS, 0) & WIRE_FLAG_ALONE) != 0;
-	if (request->kind < WIRE_KIND_CHAT || request->kind > WIRE_KIND_VERSION)
+	if (request->kind < WIRE_KIND_CHAT || request->kind > WIRE_KIND_LAST)
 	{
 		status_set(&request->status, STATUS_PROTOCOL, "unknown kind of request %d",
 				   (int) request->kind);
@@ -155,9 +155,17 @@ model_context_create(ModelContext *context, const ModelConfig *config, const Tok
 
 /* ---- preparing ---- */
 
-/* A text field; an absent one has no text. */
-static TextPart
-text_field(const Request *request, WireField field)
+bool
+request_given_up(Request *request)
+{
+	if (!atomic_load(&request->cancelled))
+		return false;
+	status_set(&request->status, STATUS_CANCELLED, "request was cancelled");
+	return true;
+}
+
+TextPart
+request_text_field(const Request *request, WireField field)
 {
 	TextPart	part = {(const char *) request->fields.bytes[field], request->fields.length[field]};
 
@@ -189,7 +197,7 @@ read_options(Request *request)
 {
 	const WireFields *fields = &request->fields;
 	RequestOptions *options = &request->options;
-	TextPart	json = text_field(request, WIRE_FIELD_OPTIONS);
+	TextPart	json = request_text_field(request, WIRE_FIELD_OPTIONS);
 
 	request_options_defaults(options);
 	options->max_tokens = (int) wire_get_u32(fields, WIRE_FIELD_MAX_TOKENS,
@@ -202,13 +210,18 @@ read_options(Request *request)
 	if (!check_settings(request))
 		return false;
 	options->num_beams = (int) wire_get_u32(fields, WIRE_FIELD_NUM_BEAMS, 1);
-	return request_options_read(json.text, json.length, false, request->arena, options,
-								&request->status);
+	if (!request_options_read(json.text, json.length, false, request->arena, options,
+							  &request->status))
+		return false;
+	if (!options->logprobs || request->kind == WIRE_KIND_CHAT_TURN)
+		return true;
+	status_set(&request->status, STATUS_INVALID_ARGUMENT,
+			   "option \"logprobs\" needs an answer that is JSON");
+	return status_hint(&request->status, "Use mmgpt_chat_turn.");
 }
 
-/* A prompt of the config with "{}" replaced once. */
-static bool
-fill_prompt(Request *request, const char *pattern, TextPart value, TextPart *prompt)
+bool
+request_fill_prompt(Request *request, const char *pattern, TextPart value, TextPart *prompt)
 {
 	const char *place = strstr(pattern, "{}");
 	size_t		before = place == NULL ? strlen(pattern) : (size_t) (place - pattern);
@@ -249,7 +262,7 @@ caption_prompt(Request *request, const PromptConfig *prompts, TextPart detail, T
 static bool
 choose_prompt(Request *request, const ModelConfig *config, TextPart *prompt)
 {
-	TextPart	given = text_field(request, WIRE_FIELD_PROMPT);
+	TextPart	given = request_text_field(request, WIRE_FIELD_PROMPT);
 
 	if (given.text == NULL)
 		return status_set(&request->status, STATUS_PROTOCOL, "a request without a prompt");
@@ -263,11 +276,7 @@ choose_prompt(Request *request, const ModelConfig *config, TextPart *prompt)
 			request->options.no_repeat_ngram_size = 0;
 			request->options.stop_count = 0;
 			request->options.max_tokens = COUNT_MAX_TOKENS;
-			return fill_prompt(request, config->prompts.count, given, prompt);
-		case WIRE_KIND_SCORE:
-		case WIRE_KIND_FILTER:
-			request->options.num_beams = 1;
-			return fill_prompt(request, config->prompts.filter, given, prompt);
+			return request_fill_prompt(request, config->prompts.count, given, prompt);
 		default:
 			*prompt = given;
 			return true;
@@ -290,7 +299,7 @@ make_picture_key(Request *request, size_t bytes)
 static bool
 prepare_picture(Request *request, const ModelConfig *config)
 {
-	TextPart	image = text_field(request, WIRE_FIELD_IMAGE);
+	TextPart	image = request_text_field(request, WIRE_FIELD_IMAGE);
 	ImageLimits limits = {
 		wire_get_u64(&request->fields, WIRE_FIELD_MAX_PIXELS, DEFAULT_MAX_PIXELS)};
 	int			size = config->vision.image_size;
@@ -337,7 +346,7 @@ inject_fault(Request *request)
 static void
 count_tokens(Request *request, const ModelContext *context)
 {
-	TextPart	text = text_field(request, WIRE_FIELD_PROMPT);
+	TextPart	text = request_text_field(request, WIRE_FIELD_PROMPT);
 
 	if (text.text == NULL)
 	{
@@ -379,26 +388,40 @@ check_length(Request *request, const ModelContext *context)
 }
 
 bool
+request_encode_prompt(Request *request, TextPart prompt, TokenList *ids)
+{
+	const ModelContext *context = request->context;
+	TextPart	history = request_text_field(request, WIRE_FIELD_HISTORY);
+	TextPart	input = {request->options.input, request->options.input_length};
+
+	token_list_begin(ids, request->arena);
+	return dialogue_read(history.text, history.length, prompt, input,
+						 wire_has(&request->fields, WIRE_FIELD_IMAGE), request->arena,
+						 &request->dialogue, &request->status) &&
+		   check_length(request, context) &&
+		   prompt_encode(context->tokenizer, &context->prompt_template, &request->dialogue, ids,
+						 &request->status);
+}
+
+bool
 request_prepare(Request *request, const ModelContext *context)
 {
-	TextPart	history = text_field(request, WIRE_FIELD_HISTORY);
 	TextPart	prompt;
-	TextPart	input;
 
 	request->context = context;
-	if (!read_options(request) || !choose_prompt(request, context->config, &prompt))
+	if (!read_options(request))
 		return false;
 #ifdef MMGPT_FAULTS
 	if (!inject_fault(request))
 		return false;
 #endif
-	input = (TextPart) {request->options.input, request->options.input_length};
-	token_list_begin(&request->ids, request->arena);
-	return dialogue_read(history.text, history.length, prompt, input,
-						 wire_has(&request->fields, WIRE_FIELD_IMAGE), request->arena,
-						 &request->dialogue, &request->status) &&
-		   check_length(request, context) &&
-		   prompt_encode(context->tokenizer, &context->prompt_template, &request->dialogue,
-						 &request->ids, &request->status) &&
-		   prepare_picture(request, context->config);
+	if (scores_wanted(request))
+	{
+		if (!scores_prepare(request))
+			return false;
+	}
+	else if (!choose_prompt(request, context->config, &prompt) ||
+			 !request_encode_prompt(request, prompt, &request->ids))
+		return false;
+	return prepare_picture(request, context->config);
 }

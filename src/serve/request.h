@@ -59,16 +59,12 @@ struct Request
 	TokenList	ids;
 	Picture		picture;
 	PictureSet	pictures;		/* count 0: language only */
+	struct ScorePlan *scores;	/* of kinds that read log-probabilities; NULL: of the others */
 
 	/* running */
 	const ModelContext *context;
 	Scheduler  *scheduler;
-	Generation *generations;	/* [generation_count] of the current round */
-	int			generation_count;
-	int			unfinished;
 	bool		counting_digits;	/* mmgpt_count's second try */
-	struct ScoreWord *words;
-	int			word_count;
 	void		(*done) (Request *request, void *argument);
 	void	   *argument;
 

@@ -10,7 +10,7 @@
 
 #define KNOWN_KEYS \
 	"max_tokens, temperature, top_k, top_p, seed, num_beams, length_penalty, early_stopping, " \
-	"no_repeat_ngram_size, stop, input, threshold, adapter"
+	"no_repeat_ngram_size, stop, logprobs, input, threshold, adapter"
 
 typedef struct OptionReader
 {
@@ -187,6 +187,13 @@ read_threshold(OptionReader *reader)
 }
 
 static bool
+read_logprobs(OptionReader *reader)
+{
+	reader->options->logprobs = json_is_true(reader->value);
+	return json_is_boolean(reader->value) || out_of_range(reader, "true or false");
+}
+
+static bool
 read_adapter(OptionReader *reader)
 {
 	return json_is_null(reader->value) || not_supported(reader);
@@ -231,6 +238,7 @@ static const struct
 	{"early_stopping", read_early_stopping, false},
 	{"no_repeat_ngram_size", read_no_repeat_ngram_size, false},
 	{"stop", read_stop, false},
+	{"logprobs", read_logprobs, false},
 	{"input", read_input, false},
 	{"threshold", read_threshold, false},
 	{"adapter", read_adapter, false},

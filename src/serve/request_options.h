@@ -41,7 +41,8 @@ typedef struct RequestOptions
 	int			no_repeat_ngram_size;	/* no n tokens of prompt and answer come twice; 0: off */
 	const char *input;			/* text of an "### Input:" block; NULL: none */
 	size_t		input_length;
-	double		threshold;		/* of mmgpt_filter, 0 .. 1 */
+	double		threshold;		/* of mmgpt_filter and mmgpt_classify_multi, 0 .. 1 */
+	bool		logprobs;		/* give the log-probabilities of the tokens with the answer */
 	const char *stops[OPTIONS_MAX_STOPS];	/* the answer ends before the first of these */
 	int			stop_count;
 	int			eos_token_id;	/* -1: the model's; command line only */

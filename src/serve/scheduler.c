@@ -126,12 +126,20 @@ scheduler_counters(const Scheduler *scheduler, SchedulerCounters *counters)
 
 /* ---- leaving ---- */
 
+/* Pages that the generation may need beside those of its own sequence. */
+static int
+extra_pages(const Scheduler *scheduler, const Generation *generation)
+{
+	return beams_extra_pages(scheduler, generation) + scores_extra_pages(scheduler, generation);
+}
+
 static void
 finish(Scheduler *scheduler, Generation *generation, Finish how)
 {
 	beams_close(scheduler, generation);
+	scores_close(scheduler, generation);
 	if (generation->started)
-		scheduler->promised -= beams_extra_pages(scheduler, generation);
+		scheduler->promised -= extra_pages(scheduler, generation);
 	prefix_cache_keep(scheduler->prefix_cache, generation);
 	generation->finish = how;
 	generation->finished(generation, generation->argument);
@@ -193,7 +201,7 @@ drop_cancelled(Scheduler *scheduler)
 int
 largest_length(const Generation *generation)
 {
-	int			new_tokens = generation->scoring ? 1 : generation->max_tokens;
+	int			new_tokens = generation->scoring != NULL ? 1 : generation->max_tokens;
 
 	return generation->prompt_count + new_tokens - 1;
 }
@@ -203,9 +211,8 @@ static bool
 has_room(const Scheduler *scheduler, const Generation *generation)
 {
 	const PictureSet *pictures = generation->pictures;
-
 	int			pages = model_pages_for(scheduler->model, largest_length(generation)) +
-		beams_extra_pages(scheduler, generation);
+		extra_pages(scheduler, generation);
 
 	if (!prefix_cache_make_room(scheduler->prefix_cache, pages + scheduler->promised))
 		return false;
@@ -218,14 +225,16 @@ static bool
 can_ever_fit(const Scheduler *scheduler, Generation *generation)
 {
 	int			need = model_pages_for(scheduler->model, largest_length(generation)) +
-		beams_extra_pages(scheduler, generation);
+		extra_pages(scheduler, generation);
 	int			total = scheduler_pages(scheduler);
+	int			tokens = largest_length(generation);
 
 	if (need <= total)
 		return true;
+	if (generation->scoring != NULL)
+		tokens += generation->scoring->longest;
 	status_set(&generation->status, STATUS_OUT_OF_MEMORY,
-			   "request of %d tokens exceeds the engine's memory for keys and values",
-			   largest_length(generation));
+			   "request of %d tokens exceeds the engine's memory for keys and values", tokens);
 	status_detail(&generation->status, "It needs %d pages and there are %d.", need, total);
 	return status_hint(&generation->status, "Lower max_tokens, or raise mmgpt.memory_limit.");
 }
@@ -299,7 +308,7 @@ start(Scheduler *scheduler, Generation *generation)
 	}
 	scheduler->counters.prompt_tokens_reused += (uint64_t) generation->fed;
 	generation->started = true;
-	scheduler->promised += beams_extra_pages(scheduler, generation);
+	scheduler->promised += extra_pages(scheduler, generation);
 	scheduler->running[scheduler->running_count++] = generation;
 }
 
@@ -371,33 +380,38 @@ admit(Scheduler *scheduler)
 
 /* ---- the batch ---- */
 
-/* Rows of logits that a generation needs when its prompt is complete. */
-static int
-wanted_logits(const Generation *generation)
+/* What follows the prompt in a beam or branch, and the sequence that computes it. */
+static const int32_t *
+branch_ids(const Generation *generation, int branch, Sequence **sequence)
 {
-	return generation->scoring ? generation->chain_count + 1 : 1;
+	const Scoring *scoring = generation->scoring;
+
+	if (scoring == NULL)
+	{
+		*sequence = generation->search->beams[branch].sequence;
+		return generation->search->beams[branch].tokens;
+	}
+	*sequence = scoring->branches[branch].sequence;
+	return scoring->continuations[scoring->branches[branch].first].ids;
 }
 
 void
-add_tokens(Scheduler *scheduler, Generation *generation, int beam, int first, int count, int logits)
+add_tokens(Scheduler *scheduler, Generation *generation, int branch, int first, int count,
+		   int logits)
 {
-	const Beam *search = beam < 0 ? NULL : &generation->search->beams[beam];
+	Sequence   *sequence = generation->sequence;
+	const int32_t *tokens = branch < 0 ? generation->tokens
+									   : branch_ids(generation, branch, &sequence);
 	int32_t    *ids = scheduler->ids + scheduler->token_count;
+	int			n = scheduler->item_count;
 
 	for (int i = 0; i < count; i++)
-	{
-		int			place = first + i;
-
-		if (search == NULL || place < generation->prompt_count)
-			ids[i] = generation_token(generation, place);
-		else
-			ids[i] = search->tokens[place - generation->prompt_count];
-	}
-	scheduler->items[scheduler->item_count] = (StepItem) {
-		search == NULL ? generation->sequence : search->sequence, ids, count, logits
-	};
-	scheduler->parts[scheduler->item_count] = (StepPart) {
-		generation, beam, scheduler->logit_count, logits
+		ids[i] = first + i < generation->prompt_count ? generation->prompt[first + i]
+													  : tokens[first + i - generation->prompt_count];
+	scheduler->items[n] = (StepItem) {sequence, ids, count, logits};
+	scheduler->parts[n] = (StepPart) {
+		generation, n == 0 || scheduler->parts[n - 1].generation != generation, branch,
+		scheduler->logit_count, logits
 	};
 	scheduler->item_count++;
 	scheduler->token_count += count;
@@ -410,23 +424,15 @@ add_item(Scheduler *scheduler, Generation *generation, int room)
 {
 	int			left = generation_length(generation) - generation->fed;
 	int			count = left < room ? left : room;
-	int			logits = count == left ? wanted_logits(generation) : 0;
+	bool		wanted = generation->scoring == NULL || generation->scoring->after_prompt;
+	int			logits = count == left && wanted ? 1 : 0;
 
 	if (count < 1 || scheduler->logit_count + logits > scheduler->max_logits)
 		return;
-	/*
-	 * A chain's logits begin one token earlier than its first token; all must fall into one step.
-	 */
-	if (generation->scoring && count < left && left - count < generation->chain_count + 1)
-	{
-		count = left - generation->chain_count - 1;
-		if (count < 1)
-			return;
-	}
 	add_tokens(scheduler, generation, -1, generation->fed, count, logits);
 }
 
-/* Next tokens of running answers first, then prompts in turn. */
+/* Next tokens of running answers first, then prompts and branches in turn. */
 static void
 form_batch(Scheduler *scheduler)
 {
@@ -448,7 +454,10 @@ form_batch(Scheduler *scheduler)
 	{
 		Generation *generation = scheduler->running[(scheduler->turn + i) % count];
 
-		if (!beams_running(generation) && generation_length(generation) - generation->fed > 1)
+		if (scores_running(generation))
+			scores_add(scheduler, generation);
+		else if (!beams_running(generation) &&
+				 generation_length(generation) - generation->fed > 1)
 			add_item(scheduler, generation, scheduler->max_tokens - scheduler->token_count);
 	}
 	scheduler->turn++;
@@ -460,8 +469,8 @@ fail_step(Scheduler *scheduler, const Status *status)
 {
 	for (int i = 0; i < scheduler->item_count; i++)
 	{
-		if (scheduler->parts[i].beam > 0)
-			continue;			/* the first beam stands for all of its generation */
+		if (!scheduler->parts[i].first)
+			continue;
 		scheduler->parts[i].generation->status = *status;
 		finish_running(scheduler, scheduler->parts[i].generation, FINISH_FAILED);
 	}
@@ -478,15 +487,19 @@ count_step(Scheduler *scheduler)
 	for (int i = 0; i < scheduler->item_count; i++)
 	{
 		Generation *generation = scheduler->parts[i].generation;
-		int			beam = scheduler->parts[i].beam;
+		int			branch = scheduler->parts[i].branch;
 		int			count = scheduler->items[i].count;
 		int			prompt = generation->prompt_count - generation->fed;
 
+		if (generation->scoring != NULL)
+			prompt = count;		/* continuations too are given */
 		counters->prompt_tokens += (uint64_t) (prompt < 0 ? 0 : prompt < count ? prompt : count);
-		if (beam >= 0)
-			generation->search->beams[beam].fed += count;
-		else
+		if (branch < 0)
 			generation->fed += count;
+		else if (generation->scoring != NULL)
+			generation->scoring->branches[branch].fed += count;
+		else
+			generation->search->beams[branch].fed += count;
 	}
 }
 
@@ -517,6 +530,7 @@ scheduler_step(Scheduler *scheduler)
 
 	drop_cancelled(scheduler);
 	admit(scheduler);
+	scores_open(scheduler);
 	if (scheduler->running_count == 0)
 		return scheduler->waiting != NULL;
 	form_batch(scheduler);

@@ -127,8 +127,9 @@ best_candidates(Scheduler *scheduler, Generation *generation, int first_row,
 	for (int i = 0; i < search->beam_count * wanted; i++)
 		if (choices[i].token >= 0)
 			candidates[count++] = (BeamCandidate) {
-				i / wanted, choices[i].token,
-				search->beams[i / wanted].sum + (double) choices[i].log_probability
+				.beam = i / wanted, .token = choices[i].token,
+				.score = search->beams[i / wanted].sum + (double) choices[i].log_probability,
+				.log_probability = choices[i].log_probability
 			};
 	qsort(candidates, (size_t) count, sizeof(BeamCandidate), compare_candidates);
 	return count < wanted ? count : wanted;
@@ -212,9 +213,28 @@ sampled_candidates(Scheduler *scheduler, Generation *generation, int first_row,
 		add_sum(&rules[i], search->beams[i].sum, vocabulary, row);
 		left = sampling_distribution(row, vocabulary, &rules[i], kept);
 		for (int j = 0; j < left; j++)
-			candidates[count++] = (BeamCandidate) {i, kept[j].token, (double) kept[j].logit};
+			candidates[count++] = (BeamCandidate) {
+				.beam = i, .token = kept[j].token, .score = (double) kept[j].logit,
+				.log_probability = row[kept[j].token] - (float) search->beams[i].sum
+			};
 	}
 	return draw_candidates(generation, candidates, count, 2 * search->width);
+}
+
+/* Note which candidates complete a stop: the text of an answer ends with them. */
+static void
+mark_stops(Scheduler *scheduler, const Generation *generation, BeamCandidate *candidates, int count)
+{
+	for (int i = 0; i < count && !generation->allow_special; i++)
+	{
+		const Beam *parent = &generation->search->beams[candidates[i].beam];
+
+		if (candidates[i].token == generation->eos)
+			continue;
+		parent->tokens[parent->count] = candidates[i].token;	/* there is room, as it goes on */
+		candidates[i].stops = generation_stops(generation, parent->tokens, parent->count + 1,
+											   scheduler->tokenizer, scheduler->scratch);
+	}
 }
 
 /* ---- one step of the search ---- */
@@ -281,13 +301,14 @@ take_best(Scheduler *scheduler, Generation *generation)
 		finish_running(scheduler, generation, FINISH_FAILED);
 		return;
 	}
-	generation->count = best->count;
-	for (int i = 0; i < best->count; i++)
+	generation->count = best->count + (best->finish == FINISH_EOS ? 1 : 0);
+	for (int i = 0; i < generation->count; i++)
+	{
 		generation->tokens[i] = best->tokens[i];
-	if (best->ended)
-		generation->tokens[generation->count++] = generation->eos;
+		generation->log_probabilities[i] = best->log_probabilities[i];
+	}
 	scheduler->counters.new_tokens += (uint64_t) generation->count;
-	finish_running(scheduler, generation, best->ended ? FINISH_EOS : FINISH_LENGTH);
+	finish_running(scheduler, generation, best->finish);
 }
 
 void
@@ -312,6 +333,7 @@ beams_advance(Scheduler *scheduler, Generation *generation, int first_row)
 		count = sampled_candidates(scheduler, generation, first_row, candidates);
 	else
 		count = best_candidates(scheduler, generation, first_row, candidates);
+	mark_stops(scheduler, generation, candidates, count);
 	if (count < 1 || !beam_search_take(search, candidates, count, &generation->status))
 		finish_running(scheduler, generation, FINISH_FAILED);
 	else if (search->done || search->beams[0].count >= search->max_tokens)

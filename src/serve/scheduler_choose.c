@@ -1,6 +1,6 @@
 /*
- * scheduler_choose.c - what comes out of a step: the next token of each answer, and the
- * log-probabilities that scoring generations ask for; see scheduler.h.
+ * scheduler_choose.c - what comes out of a step: the next token of each answer; see
+ * scheduler.h.
  */
 #include "scheduler_internal.h"
 
@@ -37,7 +37,8 @@ take_token(Scheduler *scheduler, Generation *generation, Choice choice)
 	if (choice.token == generation->eos)
 		finish_running(scheduler, generation, FINISH_EOS);
 	else if (!generation->allow_special &&
-			 generation_stops(generation, scheduler->tokenizer, scheduler->scratch))
+			 generation_stops(generation, generation->tokens, generation->count,
+							  scheduler->tokenizer, scheduler->scratch))
 		finish_running(scheduler, generation, FINISH_STOP);
 	else if (generation->count >= generation->max_tokens)
 		finish_running(scheduler, generation, FINISH_LENGTH);
@@ -83,94 +84,29 @@ next_rule(Scheduler *scheduler, const Generation *generation)
 	return rule;
 }
 
-/* The rule of one row of logits. round numbers the alternatives of the last row. */
-static ChoiceRule
-row_rule(Scheduler *scheduler, const StepPart *part, int row, int round)
+bool
+choose_all(Scheduler *scheduler, Status *status)
 {
-	Generation *generation = part->generation;
-	ChoiceRule	rule = {.forced = 0, .allowed = NULL};
-
-	if (generation->search != NULL)
-		return rule;			/* beams choose for themselves */
-	if (!generation->scoring)
-		return next_rule(scheduler, generation);
-	if (row < generation->chain_count)
-		rule.forced = generation->prompt[generation->prompt_count - generation->chain_count + row];
-	else
-		rule.forced = generation->alternatives[round < generation->alternative_count ? round : 0];
-	return rule;
-}
-
-/*
- * Choose for all rows; in later rounds only the further alternatives of scoring generations are
- * new.
- */
-static bool
-choose_round(Scheduler *scheduler, int round, Status *status)
-{
-	for (int i = 0; i < scheduler->item_count; i++)
-		for (int row = 0; row < scheduler->parts[i].rows; row++)
-			scheduler->rules[scheduler->parts[i].first_row + row] = row_rule(
-				scheduler, &scheduler->parts[i], row, round);
-	return model_choose(scheduler->model, scheduler->logit_count, scheduler->rules,
-						scheduler->choices, status);
-}
-
-/* Note the log-probabilities of one round for a scoring generation. */
-static void
-take_scores(const Scheduler *scheduler, const StepPart *part, int round)
-{
-	Generation *generation = part->generation;
-
-	for (int row = 0; row < part->rows; row++)
-	{
-		double		value = scheduler->choices[part->first_row + row].log_probability;
-
-		if (row < generation->chain_count && round == 0)
-			generation->chain += value;
-		else if (row >= generation->chain_count && round < generation->alternative_count)
-			generation->alternative[round] = value;
-	}
-}
-
-/* Rounds that the scoring generations of this step need beyond the first. */
-static int
-further_rounds(const Scheduler *scheduler)
-{
-	int			rounds = 0;
+	bool		any = false;
 
 	for (int i = 0; i < scheduler->item_count; i++)
 	{
 		const StepPart *part = &scheduler->parts[i];
+		Generation *generation = part->generation;
+		bool		chosen = generation->search == NULL && generation->scoring == NULL;
 
-		if (part->rows > 0 && part->generation->scoring &&
-			part->generation->alternative_count - 1 > rounds)
-			rounds = part->generation->alternative_count - 1;
+		for (int row = part->first_row; row < part->first_row + part->rows; row++)
+		{
+			scheduler->rules[row] = (ChoiceRule) {.skipped = true};
+			if (chosen)
+				scheduler->rules[row] = next_rule(scheduler, generation);
+			any = any || chosen;
+		}
 	}
-	return rounds;
-}
-
-static void
-score_all(Scheduler *scheduler, int round)
-{
-	for (int i = 0; i < scheduler->item_count; i++)
-		if (scheduler->parts[i].rows > 0 && scheduler->parts[i].generation->scoring)
-			take_scores(scheduler, &scheduler->parts[i], round);
-}
-
-/* Scores need a choice for each alternative; the tokens of answers come from the first round. */
-bool
-choose_all(Scheduler *scheduler, Status *status)
-{
-	int			rounds = further_rounds(scheduler);
-
-	for (int round = rounds; round >= 0; round--)
-	{
-		if (!choose_round(scheduler, round, status))
-			return false;
-		score_all(scheduler, round);
-	}
-	return true;
+	if (any && !model_choose(scheduler->model, scheduler->logit_count, scheduler->rules,
+							 scheduler->choices, status))
+		return false;
+	return scores_take(scheduler, status);
 }
 
 void
@@ -180,12 +116,15 @@ deliver(Scheduler *scheduler)
 	{
 		StepPart   *part = &scheduler->parts[i];
 
-		if (part->rows == 0 || part->beam > 0)
-			continue;			/* the first beam stands for all of its generation */
-		if (part->generation->search != NULL)
+		/* a generation may be gone after its first part */
+		if (!part->first)
+			continue;
+		if (part->generation->scoring != NULL)
+			scores_advance(scheduler, part->generation);
+		else if (part->rows == 0)
+			continue;
+		else if (part->generation->search != NULL)
 			beams_advance(scheduler, part->generation, part->first_row);
-		else if (part->generation->scoring)
-			finish_running(scheduler, part->generation, FINISH_SCORED);
 		else
 			take_token(scheduler, part->generation, scheduler->choices[part->first_row]);
 	}

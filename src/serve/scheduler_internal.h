@@ -2,8 +2,9 @@
  * scheduler_internal.h - what the files of the scheduler share.
  *
  *	scheduler.c			lists, admission, forming the batch
- *	scheduler_choose.c	what comes out of a step: tokens and scores
+ *	scheduler_choose.c	what comes out of a step: tokens
  *	scheduler_beams.c	the same for generations with beams
+ *	scheduler_scores.c	the same for generations that score continuations
  */
 #ifndef MMGPT_SCHEDULER_INTERNAL_H
 #define MMGPT_SCHEDULER_INTERNAL_H
@@ -12,12 +13,14 @@
 #include "media_cache.h"
 #include "prefix_cache.h"
 #include "scheduler.h"
+#include "scoring.h"
 
-/* How the tokens of one batch item belong to a generation. */
+/* How the tokens of one batch item belong to a generation, whose items follow one another. */
 typedef struct StepPart
 {
 	Generation *generation;
-	int			beam;			/* whose tokens these are; -1: the generation's own */
+	bool		first;			/* of its generation in this step */
+	int			branch;			/* beam or branch whose tokens these are; -1: the generation's own */
 	int			first_row;		/* of its logits */
 	int			rows;
 } StepPart;
@@ -34,7 +37,7 @@ struct Scheduler
 	Generation **waiting_end;
 	Generation **running;		/* [max_running] */
 	int			running_count;
-	int			promised;		/* pages that running beams may still take by forking */
+	int			promised;		/* pages that beams and branches may still take by forking */
 	int			turn;			/* whose prompt goes first in the next step */
 	MediaCache *media_cache;
 	PrefixCache *prefix_cache;
@@ -43,7 +46,7 @@ struct Scheduler
 	SchedulerCounters counters;
 
 	/* one step */
-	StepItem   *items;			/* [max_running + max_logits]: a beam is an item too */
+	StepItem   *items;			/* [max_running + max_logits]: a beam or branch is one too */
 	StepPart   *parts;
 	int32_t    *ids;			/* [max_tokens] */
 	int			item_count;
@@ -61,13 +64,16 @@ extern void finish_running(Scheduler *scheduler, Generation *generation, Finish 
 /* Tokens that a sequence of the generation can grow to; the last chosen one is never fed. */
 extern int	largest_length(const Generation *generation);
 
-/* Put count tokens from place `first` of a text into the batch, with logits for the last ones. */
-extern void add_tokens(Scheduler *scheduler, Generation *generation, int beam, int first,
+/*
+ * Put count tokens from place `first` of prompt and branch (-1: prompt and answer) into the batch,
+ * with logits for the last ones.
+ */
+extern void add_tokens(Scheduler *scheduler, Generation *generation, int branch, int first,
 					   int count, int logits);
 
 /* ---- scheduler_choose.c ---- */
 
-/* Choose and score for all rows of the step. */
+/* Choose and score for all rows of the step that ask for it. */
 extern bool choose_all(Scheduler *scheduler, Status *status);
 
 /* Hand each generation what came out for it. */
@@ -100,5 +106,28 @@ extern void beams_advance(Scheduler *scheduler, Generation *generation, int firs
 
 /* Close the sequences of all beams. */
 extern void beams_close(Scheduler *scheduler, Generation *generation);
+
+/* ---- scheduler_scores.c ---- */
+
+/* Pages that the generation's branches can take beside the prompt. */
+extern int	scores_extra_pages(const Scheduler *scheduler, const Generation *generation);
+
+/* Whether the prompt was computed and branches are next. */
+extern bool scores_running(const Generation *generation);
+
+/* Fork sequences for the next branches of all generations that have come so far. */
+extern void scores_open(Scheduler *scheduler);
+
+/* Put as much of the open branches into the batch as there is room for. */
+extern void scores_add(Scheduler *scheduler, Generation *generation);
+
+/* Add to the sums of all continuations what the step tells about them. */
+extern bool scores_take(Scheduler *scheduler, Status *status);
+
+/* Close the branches that are complete; finish the generation with the last one. */
+extern void scores_advance(Scheduler *scheduler, Generation *generation);
+
+/* Close the sequences of all branches. */
+extern void scores_close(Scheduler *scheduler, Generation *generation);
 
 #endif

@@ -3,8 +3,8 @@
  *
  * src/model is written once, over this table; the processor (backend_cpu.c) and
  * the CUDA library implement it. Operations work on tensors that lie on the
- * device and may run later than the call: only synchronize, download and choose
- * wait. They do not fail one by one: a device error shows at the next synchronize.
+ * device and may run later than the call: only synchronize, download and those that
+ * read logits (choose, best, score) wait. They do not fail one by one: a device error shows at the next synchronize.
  *
  * The promise that every implementation keeps: each element of a result is
  * computed in one fixed order that depends on its own row only, never on how many
@@ -108,7 +108,7 @@ enum
 /* How to choose one token from a row of logits. */
 typedef struct ChoiceRule
 {
-	int32_t		forced;			/* >= 0: no choice, only the log-probability of this token */
+	bool		skipped;		/* nothing is chosen from the row; its choice stays as it was */
 	float		temperature;	/* 0: the largest logit, ties to the lowest id */
 	int			top_k;			/* 0: all */
 	float		top_p;			/* 1: all */
@@ -127,6 +127,13 @@ typedef struct Choice
 	/* of the token by the whole softmax, before temperature and filters; over the allowed tokens */
 	float		log_probability;
 } Choice;
+
+/* A token of a row of logits whose log-probability is wanted. */
+typedef struct ScoreTarget
+{
+	int32_t		row;
+	int32_t		token;
+} ScoreTarget;
 
 typedef struct BackendOps
 {
@@ -212,7 +219,7 @@ typedef struct BackendOps
 
 	/* ---- the end of a step ---- */
 
-	/* One choice for each row of logits f32 [R, V] into host memory. Waits for the device. */
+	/* A choice for each row of logits f32 [R, V] into host memory. Waits for the device. */
 	void		(*choose) (Backend *backend, Tensor logits, const ChoiceRule *rules, Choice *choices);
 	/*
 	 * The count most likely tokens of each row, most likely first, ties by id, into choices
@@ -220,6 +227,12 @@ typedef struct BackendOps
 	 */
 	void		(*best) (Backend *backend, Tensor logits, const ChoiceRule *rules, int count,
 						 Choice *choices);
+	/*
+	 * The logarithm of the softmax over all tokens of logits f32 [R, V], at the targets, into
+	 * host memory [count]. Targets are in order of rows; any number of them may share one. Waits.
+	 */
+	void		(*score) (Backend *backend, Tensor logits, const ScoreTarget *targets, int count,
+						  float *log_probabilities);
 } BackendOps;
 
 struct Backend

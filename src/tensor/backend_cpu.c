@@ -93,6 +93,7 @@ static const BackendOps cpu_ops = {
 	.vision_tokens = cpu_vision_tokens,
 	.choose = cpu_choose,
 	.best = cpu_best,
+	.score = cpu_score,
 };
 
 Backend *

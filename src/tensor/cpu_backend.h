@@ -72,5 +72,7 @@ extern void cpu_vision_tokens(Backend *backend, Tensor y, Tensor patches, Tensor
 extern void cpu_choose(Backend *backend, Tensor logits, const ChoiceRule *rules, Choice *choices);
 extern void cpu_best(Backend *backend, Tensor logits, const ChoiceRule *rules, int count,
 					 Choice *choices);
+extern void cpu_score(Backend *backend, Tensor logits, const ScoreTarget *targets, int count,
+					  float *log_probabilities);
 
 #endif

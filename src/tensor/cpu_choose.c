@@ -1,5 +1,6 @@
 /*
- * cpu_choose.c - one token from each row of logits; see backend.h and sampling.h.
+ * cpu_choose.c - what is read out of rows of logits: a choice, the best tokens, scores of given
+ * ones; see backend.h and sampling.h.
  */
 #include "sampling.h"
 
@@ -163,11 +164,12 @@ choose_row(void *argument, int row, int thread)
 	const float *logits = cpu_row(job->logits, row);
 	int			vocabulary = job->logits.columns;
 	double		log_sum;
-	int32_t		token = find_largest(logits, vocabulary, rule, &log_sum);
+	int32_t		token;
 
-	if (rule->forced >= 0)
-		token = rule->forced;
-	else if (rule->temperature > 0.0f)
+	if (rule->skipped)
+		return;
+	token = find_largest(logits, vocabulary, rule, &log_sum);
+	if (rule->temperature > 0.0f)
 	{
 		int32_t		drawn = draw(logits, vocabulary, rule);
 
@@ -240,5 +242,58 @@ cpu_best(Backend *backend, Tensor logits, const ChoiceRule *rules, int count, Ch
 	BestJob		job = {logits, rules, count, choices};
 
 	cpu_run((CpuBackend *) backend, best_row, &job, logits.rows,
+			20.0 * logits.rows * logits.columns);
+}
+
+typedef struct ScoreJob
+{
+	Tensor		logits;
+	const ScoreTarget *targets;
+	int			count;
+	float	   *log_probabilities;
+} ScoreJob;
+
+/* The first target at a row or behind it. */
+static int
+first_target(const ScoreJob *job, int row)
+{
+	int			low = 0;
+	int			high = job->count;
+
+	while (low < high)
+	{
+		int			middle = low + (high - low) / 2;
+
+		if (job->targets[middle].row < row)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+static void
+score_row(void *argument, int row, int thread)
+{
+	static const ChoiceRule all = {.allowed = NULL};
+	ScoreJob   *job = argument;
+	const float *logits = cpu_row(job->logits, row);
+	int			i = first_target(job, row);
+	double		log_sum;
+
+	if (i == job->count || job->targets[i].row != row)
+		return;
+	find_largest(logits, job->logits.columns, &all, &log_sum);
+	for (; i < job->count && job->targets[i].row == row; i++)
+		job->log_probabilities[i] = (float) ((double) logits[job->targets[i].token] - log_sum);
+}
+
+void
+cpu_score(Backend *backend, Tensor logits, const ScoreTarget *targets, int count,
+		  float *log_probabilities)
+{
+	ScoreJob	job = {logits, targets, count, log_probabilities};
+
+	cpu_run((CpuBackend *) backend, score_row, &job, logits.rows,
 			20.0 * logits.rows * logits.columns);
 }

@@ -279,7 +279,7 @@ append_element(json_t *array, const char *role, TextPart content)
 
 /* The dialogue with its answer as a JSON array; NULL when memory is out. */
 static json_t *
-json_from_dialogue(const Dialogue *dialogue, TextPart answer)
+json_from_dialogue(const Dialogue *dialogue, TextPart answer, json_t *logprobs)
 {
 	json_t	   *array = json_array();
 
@@ -297,14 +297,18 @@ json_from_dialogue(const Dialogue *dialogue, TextPart answer)
 			return NULL;
 		}
 	}
-	return array;
+	if (logprobs == NULL || json_object_set(json_array_get(array, json_array_size(array) - 1),
+											"logprobs", logprobs) == 0)
+		return array;
+	json_decref(array);
+	return NULL;
 }
 
 char *
-dialogue_write(const Dialogue *dialogue, TextPart answer, Arena *arena, size_t *length,
-			   Status *status)
+dialogue_write(const Dialogue *dialogue, TextPart answer, json_t *logprobs, Arena *arena,
+			   size_t *length, Status *status)
 {
-	json_t	   *array = json_from_dialogue(dialogue, answer);
+	json_t	   *array = json_from_dialogue(dialogue, answer, logprobs);
 	char	   *text = NULL;
 	size_t		size = 0;
 

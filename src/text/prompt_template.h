@@ -15,6 +15,9 @@
 #include "status.h"
 #include "tokenizer.h"
 
+/* Of jansson.h. */
+struct json_t;
+
 /* A text with its length in bytes; not necessarily NUL-terminated. */
 typedef struct TextPart
 {
@@ -88,10 +91,11 @@ extern bool dialogue_read(const char *history, size_t history_length, TextPart p
 /*
  * The history with the last round's prompt and answer appended, as JSON text in the
  * arena: what mmgpt_chat_turn returns. Broken bytes and U+0000 become U+FFFD, so
- * that the text is always valid jsonb. A NUL follows that is not counted in *length.
+ * that the text is always valid jsonb. logprobs, where it is not NULL, becomes the value
+ * "logprobs" of the answer's element. A NUL follows that is not counted in *length.
  */
-extern char *dialogue_write(const Dialogue *dialogue, TextPart answer, Arena *arena,
-							size_t *length, Status *status);
+extern char *dialogue_write(const Dialogue *dialogue, TextPart answer, struct json_t *logprobs,
+							Arena *arena, size_t *length, Status *status);
 
 /*
  * Where an answer has to end because the model began a new block: the offset of

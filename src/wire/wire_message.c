@@ -52,6 +52,31 @@ wire_write_bytes(WireWriter *writer, WireField field, const void *bytes, size_t 
 	writer->used += length;
 }
 
+uint8_t *
+wire_list_add(uint8_t *to, const void *text, uint32_t length)
+{
+	memcpy(to, &length, WIRE_LIST_HEADER_SIZE);
+	if (length > 0)
+		memcpy(to + WIRE_LIST_HEADER_SIZE, text, length);
+	return to + WIRE_LIST_HEADER_SIZE + length;
+}
+
+bool
+wire_list_next(const uint8_t *list, size_t length, size_t *at, const uint8_t **text,
+			   uint32_t *text_length)
+{
+	size_t		left = length - *at;
+
+	if (left < WIRE_LIST_HEADER_SIZE)
+		return false;
+	memcpy(text_length, list + *at, WIRE_LIST_HEADER_SIZE);
+	if (left - WIRE_LIST_HEADER_SIZE < *text_length)
+		return false;
+	*text = list + *at + WIRE_LIST_HEADER_SIZE;
+	*at += WIRE_LIST_HEADER_SIZE + (size_t) *text_length;
+	return true;
+}
+
 void
 wire_write_u32(WireWriter *writer, WireField field, uint32_t value)
 {

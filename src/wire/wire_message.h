@@ -3,7 +3,8 @@
  *
  * A payload is a sequence of fields, each a tag (u32), a length in bytes (u32)
  * and that many bytes. A field stands at most once; unknown tags are skipped.
- * Text is UTF-8 without a NUL. The image of a request is its last field, so that
+ * Text is UTF-8 without a NUL. A list of texts is, for each, its length in bytes (u32)
+ * and the bytes. The image of a request is its last field, so that
  * a backend can send it straight from where it lies.
  *
  * Writers fill a buffer of the caller's and readers point into one: nothing
@@ -31,7 +32,11 @@ typedef enum WireKind
 	WIRE_KIND_IMAGE_INFO = 7,	/* IMAGE -> JSON; needs no model */
 	WIRE_KIND_TOKEN_COUNT = 8,	/* PROMPT -> INTEGER */
 	WIRE_KIND_STATUS = 9,		/* -> JSON; answered even without a model */
-	WIRE_KIND_VERSION = 10		/* -> TEXT; answered even without a model */
+	WIRE_KIND_VERSION = 10,		/* -> TEXT; answered even without a model */
+	WIRE_KIND_CLASSIFY = 11,	/* IMAGE, LABELS -> INTEGER, the place of the label, from 0 */
+	WIRE_KIND_CLASSIFY_MULTI = 12,	/* the same -> PLACES */
+
+	WIRE_KIND_LAST = 12
 } WireKind;
 
 typedef enum WireField
@@ -54,6 +59,7 @@ typedef enum WireField
 	WIRE_FIELD_TOP_P = 13,		/* f64 */
 	WIRE_FIELD_SEED = 14,		/* i64; absent: derived from the request */
 	WIRE_FIELD_NUM_BEAMS = 15,	/* u32 */
+	WIRE_FIELD_LABELS = 16,		/* list of texts, what a picture may be classified as */
 
 	/* of an answer */
 	WIRE_FIELD_TEXT = 32,		/* text */
@@ -64,6 +70,7 @@ typedef enum WireField
 	WIRE_FIELD_FINISH = 37,		/* text: eos, length or stop */
 	WIRE_FIELD_PROMPT_TOKENS = 38,	/* u32 */
 	WIRE_FIELD_NEW_TOKENS = 39,	/* u32 */
+	WIRE_FIELD_PLACES = 40,		/* u32 each: places in LABELS, from 0, ascending */
 
 	/* of an error */
 	WIRE_FIELD_CODE = 48,		/* u32, a StatusCode */
@@ -106,6 +113,23 @@ extern void wire_write_bytes(WireWriter *writer, WireField field, const void *by
 
 /* Only tag and length of the last field, whose bytes the caller sends itself. */
 extern void wire_write_tail(WireWriter *writer, WireField field, size_t length);
+
+/* Bytes of a list of texts in front of each text. */
+#define WIRE_LIST_HEADER_SIZE 4
+
+/*
+ * Write the next text of a list at `to`, which has room for its bytes and the header. Returns
+ * where the one after it goes.
+ */
+extern uint8_t *wire_list_add(uint8_t *to, const void *text, uint32_t length);
+
+/*
+ * Read the text at offset *at of a list of length bytes: where it begins and its own length.
+ * *at goes to the one after it. False at the end, and where the rest is no text of a list; then
+ * *at is below length.
+ */
+extern bool wire_list_next(const uint8_t *list, size_t length, size_t *at, const uint8_t **text,
+						   uint32_t *text_length);
 
 /* The fields of one payload, by tag. Pointers are into the payload. */
 typedef struct WireFields

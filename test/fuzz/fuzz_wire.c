@@ -131,7 +131,7 @@ check_history(const char *json, size_t length, Arena *arena)
 	status_clear(&status);
 	if (!dialogue_read(json, length, prompt, input, true, arena, &dialogue, &status))
 		return fuzz_says_why(&status);
-	written = dialogue_write(&dialogue, answer, arena, &size, &status);
+	written = dialogue_write(&dialogue, answer, NULL, arena, &size, &status);
 	if (written == NULL || dialogue.count < 1)
 		return fuzz_broken("a history that cannot be written");
 	if (!dialogue_read(written, size, prompt, input, true, arena, &again, &status) ||

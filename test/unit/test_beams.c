@@ -58,13 +58,14 @@ static bool
 same_sequence(const Hypothesis *answer, const json_t *row, int32_t eos)
 {
 	size_t		count = json_array_size(row);
+	bool		ended = answer->finish == FINISH_EOS;
 
-	if (count < (size_t) answer->count + answer->ended)
+	if (count < (size_t) answer->count + ended)
 		return false;
 	for (size_t i = 0; i < count; i++)
 	{
 		int32_t		expected = i < (size_t) answer->count ? answer->tokens[i] :
-			i == (size_t) answer->count && answer->ended ? eos : 0;
+			i == (size_t) answer->count && ended ? eos : 0;
 
 		if (json_integer_value(json_array_get(row, i)) != expected)
 			return false;

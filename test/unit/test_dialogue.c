@@ -149,14 +149,14 @@ UNIT_TEST(dialogues_are_written)
 	status_clear(&status);
 	UNIT_CHECK(dialogue_read(history, strlen(history), PART("c\"\n"), PART("i"), true, arena,
 							 &dialogue, &status));
-	text = dialogue_write(&dialogue, PART("\xC3\xA4"), arena, &length, &status);
+	text = dialogue_write(&dialogue, PART("\xC3\xA4"), NULL, arena, &length, &status);
 	UNIT_EQUAL_TEXT(text, "[" U("\"a\"") "," A("\"b\"") "," U("\"c\\\"\\n\"") ","
 					A("\"\xC3\xA4\"") "]");
 	UNIT_EQUAL_INT(strlen(text), length);
 	UNIT_CHECK(dialogue_read(text, length, PART("e"), absent, false, arena, &again, &status));
 	UNIT_EQUAL_INT(again.count, 3);
 	UNIT_CHECK(dialogue_read(NULL, 0, PART("p"), absent, false, arena, &again, &status));
-	text = dialogue_write(&again, (TextPart) {"\xFFx\0y", 4}, arena, &length, &status);
+	text = dialogue_write(&again, (TextPart) {"\xFFx\0y", 4}, NULL, arena, &length, &status);
 	UNIT_EQUAL_TEXT(text, "[" U("\"p\"") "," A("\"\xEF\xBF\xBDx\xEF\xBF\xBDy\"") "]");
 	arena_free(arena);
 }

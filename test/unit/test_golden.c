@@ -289,7 +289,7 @@ sampled_logits(const ForwardCases *cases, int vocabulary)
 static ChoiceRule
 entry_rule(const json_t *entry)
 {
-	ChoiceRule	rule = {.forced = -1, .seed = 7};
+	ChoiceRule	rule = {.seed = 7};
 
 	rule.temperature = (float) json_number_value(json_object_get(entry, "temperature"));
 	rule.top_k = (int) json_integer_value(json_object_get(entry, "top_k"));
@@ -347,8 +347,7 @@ UNIT_TEST(draws_follow_the_distribution_and_repeat_by_seed)
 									 vocabulary);
 	SamplingCandidate *candidates = calloc((size_t) vocabulary, sizeof(SamplingCandidate));
 	int		   *drawn = calloc((size_t) vocabulary, sizeof(int));
-	ChoiceRule	rule = {
-		.forced = -1, .temperature = 1.0f, .top_k = 20, .top_p = 1.0f, .seed = 20231};
+	ChoiceRule	rule = {.temperature = 1.0f, .top_k = 20, .top_p = 1.0f, .seed = 20231};
 	int			count = sampling_distribution(logits.data, vocabulary, &rule, candidates);
 
 	for (int i = 0; i < DRAWS; i++)

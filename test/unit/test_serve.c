@@ -2,13 +2,11 @@
  * test_serve.c - requests without sockets: options, fields of frames, the tasks.
  *
  * Requests are made of payloads as a backend sends them, prepared, and run by a scheduler
- * of the demo model in this thread.
+ * of the demo model in this thread. Classification and scores have test_classify.c.
  */
-#include "engine.h"
-#include "request.h"
+#include "service.h"
 
 #define PICTURE "test/golden/demo/pictures/00.png"
-#define PAYLOAD_SIZE (4u << 20)
 
 /* ---- options ---- */
 
@@ -122,82 +120,6 @@ UNIT_TEST(the_command_line_may_choose_its_end_token)
 
 /* ---- requests ---- */
 
-/* A payload being written, as a backend would. */
-static WireWriter
-payload_begin(WireKind kind)
-{
-	WireWriter	writer;
-
-	wire_writer_begin(&writer, malloc(PAYLOAD_SIZE), PAYLOAD_SIZE);
-	wire_write_u32(&writer, WIRE_FIELD_FLAGS, 0);
-	wire_write_u32(&writer, WIRE_FIELD_KIND, kind);
-	return writer;
-}
-
-static void
-payload_text(WireWriter *writer, WireField field, const char *text)
-{
-	wire_write_bytes(writer, field, text, strlen(text));
-}
-
-static void
-payload_picture(WireWriter *writer)
-{
-	size_t		length;
-	char	   *bytes = unit_read_file(PICTURE, &length);
-
-	wire_write_bytes(writer, WIRE_FIELD_IMAGE, bytes, length);
-	free(bytes);
-}
-
-static Request *
-payload_request(WireWriter *writer)
-{
-	UNIT_CHECK(!writer->overflow);
-	return request_create(1, writer->bytes, writer->used, NULL);
-}
-
-static void
-note_done(Request *request, void *argument)
-{
-	*(bool *) argument = true;
-}
-
-/* Prepare and run a request to its end. */
-static void
-run_request(Engine *engine, Request *request)
-{
-	ModelContext context;
-	Scheduler  *scheduler;
-	bool		done = false;
-
-	UNIT_CHECK(model_context_create(&context, engine->config, engine->tokenizer, engine->arena,
-									&engine->status));
-	if (!request_prepare(request, &context) || request->answered)
-		return;
-	scheduler = scheduler_create(engine->model, engine->tokenizer, &(SchedulerOptions){0},
-								 &engine->status);
-	request_run(request, scheduler, note_done, &done);
-	while (!done && scheduler_step(scheduler))
-		;
-	UNIT_CHECK(done);
-	scheduler_free(scheduler);
-}
-
-static WireFields
-answer_fields(const Request *request)
-{
-	WireFields	fields;
-	Status		status;
-
-	if (!UNIT_CHECK(status_good(&request->status) && request->answered))
-		printf("# %s\n", request->status.message);
-	memset(&fields, 0, sizeof(fields));
-	if (request->answered)
-		UNIT_CHECK(wire_fields_read(request->answer.bytes, request->answer.used, &fields, &status));
-	return fields;
-}
-
 /*
  * Run a request of a kind with a prompt and options; its failure is checked against code and text.
  */
@@ -300,7 +222,7 @@ ask_about_picture(Engine *engine, WireKind kind, const char *prompt, bool digits
 	Request    *request;
 
 	payload_text(&writer, WIRE_FIELD_PROMPT, prompt);
-	payload_picture(&writer);
+	payload_file(&writer, PICTURE);
 	request = payload_request(&writer);
 	request->counting_digits = digits;
 	run_request(engine, request);
@@ -376,7 +298,7 @@ UNIT_TEST(a_cancelled_request_ends_without_an_answer)
 	Request    *request;
 
 	payload_text(&writer, WIRE_FIELD_PROMPT, "What is this?");
-	payload_picture(&writer);
+	payload_file(&writer, PICTURE);
 	request = payload_request(&writer);
 	atomic_store(&request->cancelled, true);
 	run_request(&engine, request);
