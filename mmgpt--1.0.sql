@@ -72,6 +72,22 @@ LANGUAGE C STABLE PARALLEL SAFE COST 10000;
 COMMENT ON FUNCTION mmgpt_filter(bytea, text, jsonb) IS
 'Whether a condition (a question or statement) holds for an image (JPEG or PNG): mmgpt_score of at least the option threshold, 0.5 by default. A NULL image or condition gives NULL. Errors as of mmgpt_chat.';
 
+CREATE FUNCTION mmgpt_classify(image bytea, labels text[], options jsonb DEFAULT NULL)
+RETURNS text
+AS 'MODULE_PATHNAME', 'mmgpt_classify'
+LANGUAGE C STABLE PARALLEL SAFE COST 10000;
+
+COMMENT ON FUNCTION mmgpt_classify(bytea, text[], jsonb) IS
+'The label that fits an image (JPEG or PNG) best: the most likely one as the whole answer to the model''s classify prompt, the first one of those that are equally likely. A NULL image or array gives NULL. Errors: 22023 no labels, an empty label, or one that comes twice, 22004 a null label, 2202E an array of several dimensions, and those of mmgpt_chat.';
+
+CREATE FUNCTION mmgpt_classify_multi(image bytea, labels text[], options jsonb DEFAULT NULL)
+RETURNS text[]
+AS 'MODULE_PATHNAME', 'mmgpt_classify_multi'
+LANGUAGE C STABLE PARALLEL SAFE COST 10000;
+
+COMMENT ON FUNCTION mmgpt_classify_multi(bytea, text[], jsonb) IS
+'All labels that fit an image (JPEG or PNG), in the order given: each is asked about by itself, as by mmgpt_score, and has to reach the option threshold, 0.5 by default. No label: an empty array. A NULL image or array gives NULL. Errors as of mmgpt_classify.';
+
 -- what needs no answer of the model
 
 CREATE FUNCTION mmgpt_image_info(image bytea)

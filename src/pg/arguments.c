@@ -52,16 +52,25 @@ request_begin(EngineRequest *request, WireKind kind)
 	wire_write_u32(&request->writer, WIRE_FIELD_ROLE, GetUserId());
 }
 
+/* A text in UTF-8; counts its bytes, and updates length. */
+static char *
+count_and_convert(EngineRequest *request, char *characters, size_t *length)
+{
+	char	   *utf8;
+
+	count_content(request, *length);
+	utf8 = pg_server_to_any(characters, (int) *length, PG_UTF8);
+	if (utf8 != characters)
+		*length = strlen(utf8);
+	return utf8;
+}
+
 /* Add a text in the database's encoding. */
 static void
 add_characters(EngineRequest *request, WireField field, char *characters, size_t length)
 {
-	char	   *utf8;
+	char	   *utf8 = count_and_convert(request, characters, &length);
 
-	count_content(request, length);
-	utf8 = pg_server_to_any(characters, (int) length, PG_UTF8);
-	if (utf8 != characters)
-		length = strlen(utf8);
 	reserve(request, length);
 	wire_write_bytes(&request->writer, field, utf8, length);
 }
@@ -70,6 +79,26 @@ void
 request_add_text(EngineRequest *request, WireField field, const text *value)
 {
 	add_characters(request, field, VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value));
+}
+
+void
+request_add_texts(EngineRequest *request, WireField field, const Datum *texts, int count)
+{
+	StringInfoData list;
+
+	initStringInfo(&list);
+	for (int i = 0; i < count; i++)
+	{
+		text	   *value = DatumGetTextPP(texts[i]);
+		size_t		length = VARSIZE_ANY_EXHDR(value);
+		char	   *utf8 = count_and_convert(request, VARDATA_ANY(value), &length);
+
+		enlargeStringInfo(&list, (int) length + WIRE_LIST_HEADER_SIZE);
+		wire_list_add((uint8_t *) list.data + list.len, utf8, (uint32_t) length);
+		list.len += (int) length + WIRE_LIST_HEADER_SIZE;
+	}
+	reserve(request, (size_t) list.len);
+	wire_write_bytes(&request->writer, field, list.data, (size_t) list.len);
 }
 
 void

@@ -21,6 +21,10 @@ extern void request_begin(EngineRequest *request, WireKind kind);
 /* Add a text. */
 extern void request_add_text(EngineRequest *request, WireField field, const text *value);
 
+/* Add a list of texts: Datums of type text, none of them null. */
+extern void request_add_texts(EngineRequest *request, WireField field, const Datum *texts,
+							  int count);
+
 /* Add a JSON value as text. */
 extern void request_add_json(EngineRequest *request, WireField field, Jsonb *value);
 

@@ -132,3 +132,47 @@ result_boolean(const EngineAnswer *answer)
 	check_field(answer, WIRE_FIELD_BOOLEAN);
 	return BoolGetDatum(wire_get_u32(&answer->fields, WIRE_FIELD_BOOLEAN, 0) != 0);
 }
+
+/* Raise an error for a place that is not one of count. */
+static void
+check_place(int64_t place, int64_t first, int count)
+{
+	if (place < first || place >= count)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("the answer of the mmgpt engine names element %lld of %d",
+						(long long) place + 1, count)));
+}
+
+int
+result_place(const EngineAnswer *answer, int count)
+{
+	int64_t		place;
+
+	check_field(answer, WIRE_FIELD_INTEGER);
+	place = wire_get_i64(&answer->fields, WIRE_FIELD_INTEGER, -1);
+	check_place(place, 0, count);
+	return (int) place;
+}
+
+int *
+result_places(const EngineAnswer *answer, int count, int *chosen)
+{
+	size_t		length;
+	int		   *places;
+
+	check_field(answer, WIRE_FIELD_PLACES);
+	length = answer->fields.length[WIRE_FIELD_PLACES] / sizeof(uint32_t);
+	places = palloc(length * sizeof(int) + 1);
+	for (size_t i = 0; i < length; i++)
+	{
+		uint32_t	place;
+
+		memcpy(&place, answer->fields.bytes[WIRE_FIELD_PLACES] + i * sizeof(uint32_t),
+			   sizeof(uint32_t));
+		check_place(place, i == 0 ? 0 : places[i - 1] + 1, count);
+		places[i] = (int) place;
+	}
+	*chosen = (int) length;
+	return places;
+}

@@ -17,6 +17,13 @@ extern Datum result_real(const EngineAnswer *answer);
 extern Datum result_boolean(const EngineAnswer *answer);
 
 /*
+ * A place in a list of count elements, from 0; and places in ascending order, *chosen of
+ * them. An answer with any other is a protocol error.
+ */
+extern int	result_place(const EngineAnswer *answer, int count);
+extern int *result_places(const EngineAnswer *answer, int count, int *chosen);
+
+/*
  * Convert UTF-8 to the database's encoding, NUL added. A character that the
  * encoding lacks becomes "?": a query over many rows must not fail because the
  * model wrote a typographic quote.

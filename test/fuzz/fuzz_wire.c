@@ -3,19 +3,22 @@
  *
  *	fuzz_wire COUNT [SEED [NUMBER]]
  *
- * A turn makes the payload of a request whose JSON texts are damaged, sometimes damages the
- * payload too, and reads all of it as the engine does: header, fields, request,
- * options, history. A history that is taken is written again, and must then be taken
- * once more.
+ * A turn makes the payload of a request whose JSON texts and labels are damaged, sometimes
+ * damages the payload too, and reads all of it as the engine does: header, fields, request,
+ * options, history, labels. A history that is taken is written again, and must then be taken
+ * once more. Requests with labels are prepared whole, up to the picture.
  */
 #include "fuzz.h"
+#include "model_text.h"
 #include "request.h"
+#include "request_labels.h"
 
 #define PAYLOAD_SIZE 8192
+#define MODEL "test/golden/model-a"
 
 static const char options_text[] =
 	"{\"max_tokens\": 64, \"temperature\": 0.5, \"top_k\": 40, \"top_p\": 0.9, \"seed\": 7, "
-	"\"num_beams\": 1, \"length_penalty\": 1.0, \"early_stopping\": false, "
+	"\"num_beams\": 1, \"length_penalty\": 1.0, \"early_stopping\": false, \"logprobs\": false, "
 	"\"stop\": [\"a\", \"b\"], \"input\": \"caf\xC3\xA9\", \"threshold\": 0.25, \"no_repeat_ngram_size\": 0}";
 
 static const char history_text[] =
@@ -23,19 +26,55 @@ static const char history_text[] =
 	"{\"role\": \"assistant\", \"content\": \"A red bus \xF0\x9F\x9A\x8C.\"}, "
 	"{\"role\": \"user\", \"content\": \"\"}, {\"role\": \"assistant\", \"content\": \"\\n\"}]";
 
+static const char *const label_texts[] = {"cat", "dog", "a red bus", "caf\xC3\xA9", "b\nc", "dog "};
+
+/* Where damaged requests are prepared: a tokenizer and prompts, without a model. */
+static ModelConfig config;
+static ModelContext context;
+
+static bool
+open_context(Arena *arena)
+{
+	Status		status;
+	Tokenizer  *tokenizer;
+
+	if (!model_config_read(MODEL, arena, &config, &status))
+		return false;
+	tokenizer = model_text_tokenizer(MODEL, &config, arena, &status);
+	return tokenizer != NULL && model_context_create(&context, &config, tokenizer, arena, &status);
+}
+
+/* Some of the labels as a list, in a buffer of PAYLOAD_SIZE bytes. */
+static FuzzText
+draw_labels(uint8_t *buffer, uint64_t *state)
+{
+	uint8_t    *end = buffer;
+
+	for (size_t i = 0; i < sizeof(label_texts) / sizeof(label_texts[0]); i++)
+		if (fuzz_draw(state, 4) > 0)
+			end = wire_list_add(end, label_texts[i], (uint32_t) strlen(label_texts[i]));
+	return fuzz_text(buffer, (size_t) (end - buffer));
+}
+
 /* Write the payload of a request into a buffer of PAYLOAD_SIZE bytes; returns its length. */
 static size_t
-write_payload(uint8_t *buffer, const FuzzText *options, const FuzzText *history, uint64_t *state)
+write_payload(uint8_t *buffer, const FuzzText *options, const FuzzText *history,
+			  const FuzzText *labels, uint64_t *state)
 {
 	WireWriter	writer;
 
 	wire_writer_begin(&writer, buffer, PAYLOAD_SIZE);
-	wire_write_u32(&writer, WIRE_FIELD_KIND, (uint32_t) fuzz_draw(state, 12));
+	wire_write_u32(&writer, WIRE_FIELD_KIND, (uint32_t) fuzz_draw(state, WIRE_KIND_LAST + 2));
 	wire_write_u32(&writer, WIRE_FIELD_FLAGS, (uint32_t) fuzz_draw(state, 2));
 	wire_write_u64(&writer, WIRE_FIELD_MAX_PIXELS, fuzz_draw(state, UINT64_MAX));
 	wire_write_bytes(&writer, WIRE_FIELD_PROMPT, "How many?", 9);
-	wire_write_bytes(&writer, WIRE_FIELD_OPTIONS, options->bytes, options->length);
-	wire_write_bytes(&writer, WIRE_FIELD_HISTORY, history->bytes, history->length);
+	/* without them a request comes further */
+	if (fuzz_draw(state, 2) == 0)
+	{
+		wire_write_bytes(&writer, WIRE_FIELD_OPTIONS, options->bytes, options->length);
+		wire_write_bytes(&writer, WIRE_FIELD_HISTORY, history->bytes, history->length);
+	}
+	wire_write_bytes(&writer, WIRE_FIELD_LABELS, labels->bytes, labels->length);
 	wire_write_f64(&writer, WIRE_FIELD_TEMPERATURE, 0.5);
 	wire_write_bytes(&writer, WIRE_FIELD_IMAGE, "not an image", 12);
 	return writer.used;
@@ -140,6 +179,43 @@ check_history(const char *json, size_t length, Arena *arena)
 	return true;
 }
 
+/* Check that labels are refused with a reason, or are none empty, none twice and all in a list. */
+static bool
+check_labels(Request *request)
+{
+	const char *begin = (const char *) request->fields.bytes[WIRE_FIELD_LABELS];
+	size_t		length = request->fields.length[WIRE_FIELD_LABELS];
+	LabelList	list;
+
+	request->context = &context;
+	if (!labels_read(request, &list))
+		return fuzz_says_why(&request->status);
+	for (int i = 0; i < list.count; i++)
+	{
+		const TextPart *label = &list.labels[i];
+
+		if (label->text < begin || label->length == 0 ||
+			label->length > (size_t) (begin + length - label->text))
+			return fuzz_broken("a label outside of its list");
+		for (int j = 0; j < i; j++)
+			if (list.labels[j].length == label->length &&
+				memcmp(list.labels[j].text, label->text, label->length) == 0)
+				return fuzz_broken("a label that comes twice");
+	}
+	return list.count > 0 || fuzz_broken("no labels");
+}
+
+/* Check that a request with labels is refused with a reason: it has no picture in any case. */
+static bool
+check_prepared(Request *request)
+{
+	if (request->kind != WIRE_KIND_CLASSIFY && request->kind != WIRE_KIND_CLASSIFY_MULTI)
+		return true;
+	if (request_prepare(request, &context) && wire_has(&request->fields, WIRE_FIELD_IMAGE))
+		return fuzz_broken("a request whose picture is none");
+	return status_good(&request->status) || fuzz_says_why(&request->status);
+}
+
 /* Check a request as the engine makes it of the payload, of which it takes over a copy. */
 static bool
 check_request(const FuzzText *payload, Arena *arena)
@@ -156,7 +232,8 @@ check_request(const FuzzText *payload, Arena *arena)
 		good = check_options((const char *) request->fields.bytes[WIRE_FIELD_OPTIONS],
 							 request->fields.length[WIRE_FIELD_OPTIONS], arena) &&
 			check_history((const char *) request->fields.bytes[WIRE_FIELD_HISTORY],
-						  request->fields.length[WIRE_FIELD_HISTORY], arena);
+						  request->fields.length[WIRE_FIELD_HISTORY], arena) &&
+			check_prepared(request) && check_labels(request);
 	else
 		good = request->status.code == STATUS_PROTOCOL && fuzz_says_why(&request->status);
 	request_free(request);
@@ -169,6 +246,7 @@ run_turn(uint64_t *state)
 {
 	FuzzText	options = fuzz_text(options_text, strlen(options_text));
 	FuzzText	history = fuzz_text(history_text, strlen(history_text));
+	FuzzText	labels;
 	FuzzText	payload;
 	uint8_t		buffer[PAYLOAD_SIZE];
 	Arena	   *arena = arena_create();
@@ -176,7 +254,12 @@ run_turn(uint64_t *state)
 
 	fuzz_damage(&options, state);
 	fuzz_damage(&history, state);
-	payload = fuzz_text(buffer, write_payload(buffer, &options, &history, state));
+	labels = draw_labels(buffer, state);
+	if (fuzz_draw(state, 2) == 0)
+		fuzz_damage(&labels, state);
+	if (fuzz_draw(state, 4) == 0)
+		damage_words(&labels, state);
+	payload = fuzz_text(buffer, write_payload(buffer, &options, &history, &labels, state));
 	if (fuzz_draw(state, 4) == 0)
 		fuzz_damage(&payload, state);
 	if (fuzz_draw(state, 4) == 0)
@@ -190,6 +273,7 @@ run_turn(uint64_t *state)
 	arena_free(arena);
 	free(options.bytes);
 	free(history.bytes);
+	free(labels.bytes);
 	free(payload.bytes);
 	return good;
 }
@@ -197,5 +281,16 @@ run_turn(uint64_t *state)
 int
 main(int argc, char **argv)
 {
-	return fuzz_run(argc, argv, run_turn);
+	Arena	   *arena = arena_create();
+	int			result;
+
+	if (!open_context(arena))
+	{
+		fprintf(stderr, "%s does not open\n", MODEL);
+		return 2;
+	}
+	result = fuzz_run(argc, argv, run_turn);
+	tokenizer_close((Tokenizer *) context.tokenizer);
+	arena_free(arena);
+	return result;
 }

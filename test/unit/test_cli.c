@@ -243,6 +243,29 @@ UNIT_TEST(generate_answers_with_json)
 	forget(&outcome);
 }
 
+UNIT_TEST(generate_tells_how_sure_it_is)
+{
+	const char *arguments[] = {"generate", MODEL_A, "--ids=1, 5, 6", "--options",
+		"{\"max_tokens\": 5, \"logprobs\": true}", NULL};
+	Outcome		outcome = run(cli_generate, "", arguments);
+	json_t	   *answer = json_loads(outcome.output, 0, NULL);
+	const json_t *ids = json_object_get(answer, "ids");
+	const json_t *logprobs = json_object_get(answer, "logprobs");
+
+	UNIT_EQUAL_INT(json_array_size(ids), 5);
+	UNIT_EQUAL_INT(json_array_size(logprobs), 5);
+	for (size_t i = 0; i < json_array_size(logprobs); i++)
+	{
+		const json_t *token = json_array_get(logprobs, i);
+
+		UNIT_CHECK(json_equal(json_object_get(token, "id"), json_array_get(ids, i)));
+		UNIT_CHECK(json_is_string(json_object_get(token, "token")));
+		UNIT_CHECK(json_number_value(json_object_get(token, "logprob")) < 0);
+	}
+	json_decref(answer);
+	forget(&outcome);
+}
+
 UNIT_TEST(stop_strings_end_a_continuation_of_ids)
 {
 	const char *arguments[] = {"generate", MODEL_A, "--ids", "1 5 6", "--options",

@@ -87,6 +87,7 @@ UNIT_TEST(wrong_options_are_named)
 	check_refused("{\"seed\": 1e3}", STATUS_INVALID_ARGUMENT, "\"seed\"");
 	check_refused("{\"stop\": []}", STATUS_INVALID_ARGUMENT, "\"stop\"");
 	check_refused("{\"stop\": [\"\"]}", STATUS_INVALID_ARGUMENT, "\"stop\"");
+	check_refused("{\"logprobs\": 1}", STATUS_INVALID_ARGUMENT, "true or false");
 	check_refused("{\"threshold\": 2}", STATUS_INVALID_ARGUMENT, "between 0 and 1");
 	check_refused("{\"eos_token_id\": 5}", STATUS_INVALID_ARGUMENT,
 				  "unknown option \"eos_token_id\"");
@@ -287,6 +288,51 @@ UNIT_TEST(a_turn_is_appended_to_the_history)
 	UNIT_EQUAL_TEXT(json_string_value(json_object_get(json_array_get(turns, 3), "role")),
 					"assistant");
 	json_decref(turns);
+	request_free(request);
+	engine_close(&engine);
+}
+
+/* Ask for the log-probabilities of an answer of four tokens at most. */
+static Request *
+ask_for_logprobs(Engine *engine, WireKind kind)
+{
+	WireWriter	writer = payload_begin(kind);
+	Request    *request;
+
+	payload_text(&writer, WIRE_FIELD_PROMPT, "What is this?");
+	payload_text(&writer, WIRE_FIELD_OPTIONS, "{\"logprobs\": true, \"max_tokens\": 4}");
+	request = payload_request(&writer);
+	run_request(engine, request);
+	return request;
+}
+
+UNIT_TEST(a_turn_tells_how_sure_its_tokens_are)
+{
+	Engine		engine = engine_open(DEMO_MODEL, "auto", 1, -1);
+	Request    *request = ask_for_logprobs(&engine, WIRE_KIND_CHAT_TURN);
+	WireFields	fields = answer_fields(request);
+	json_t	   *turns = json_loadb((const char *) fields.bytes[WIRE_FIELD_JSON],
+								   fields.length[WIRE_FIELD_JSON], 0, NULL);
+	json_t	   *logprobs = json_object_get(json_array_get(turns, 1), "logprobs");
+
+	UNIT_EQUAL_INT(json_array_size(logprobs), wire_get_u32(&fields, WIRE_FIELD_NEW_TOKENS, 0));
+	UNIT_CHECK(json_array_size(logprobs) > 0);
+	for (size_t i = 0; i < json_array_size(logprobs); i++)
+	{
+		const json_t *token = json_array_get(logprobs, i);
+
+		UNIT_EQUAL_TEXT(json_string_value(json_object_get(token, "token")),
+						tokenizer_piece(engine.tokenizer, (int32_t) json_integer_value(
+											json_object_get(token, "id"))));
+		UNIT_CHECK(json_number_value(json_object_get(token, "logprob")) <= 0);
+	}
+	UNIT_CHECK(json_object_get(json_array_get(turns, 0), "logprobs") == NULL);
+	json_decref(turns);
+	request_free(request);
+	/* others have no room for them in their answer */
+	request = ask_for_logprobs(&engine, WIRE_KIND_CHAT);
+	UNIT_EQUAL_INT(request->status.code, STATUS_INVALID_ARGUMENT);
+	UNIT_CONTAINS(request->status.message, "logprobs");
 	request_free(request);
 	engine_close(&engine);
 }
