@@ -238,6 +238,9 @@ read_prompts(Reader *reader, ModelConfig *config)
 	prompts->count = read_text(reader, "prompts", "count", "How many {} are in the image?");
 	prompts->filter = read_text(reader, "prompts", "filter", "{} Answer yes or no.");
 	prompts->classify = read_text(reader, "prompts", "classify", "What is shown in this image?");
+	prompts->classify_answer = read_text(reader, "prompts", "classify_answer", "{}");
+	if (prompts->classify_answer != NULL && strstr(prompts->classify_answer, "{}") == NULL)
+		fault(reader, "prompts", "classify_answer", "has no {} where the label goes");
 	prompts->classify_multi = read_text(reader, "prompts", "classify_multi",
 										"Does the image show {}?");
 	prompts->yes_words = read_words(reader, "yes_words", yes, 2);

@@ -74,6 +74,7 @@ typedef struct PromptConfig
 	const char *count;
 	const char *filter;
 	const char *classify;		/* "{}": all labels, with commas between */
+	const char *classify_answer;	/* how the model says a label; holds "{}" */
 	const char *classify_multi;	/* "{}": one label; the question is asked through filter */
 	WordList	yes_words;
 	WordList	no_words;

@@ -4,14 +4,16 @@
  *	score, filter	the probability that the answer to a question begins with one of the config's
  *					yes words, among those that begin with a yes or a no word
  *	classify		the label that is most likely the whole answer, its end token included, to
- *					the config's classify prompt; ties to the first
+ *					the config's classify prompt; ties to the first. The answer is the label
+ *					itself, or what the config's classify_answer makes of it
  *	classify_multi	every label whose own question gets a score of the threshold at least
  *
- * All are continuations of one prompt, scored together (scoring.h). What they continue is the
- * beginning that all prompts share: the whole prompt but for classify_multi, where the
- * question with the label in it belongs to the continuation, and only the word behind it
- * counts.
+ * All are continuations of one prompt, scored together (scoring.h). What they continue is what all
+ * have in common, prompt and answer together: with classify_multi the prompt up to the label,
+ * the rest of which belongs to the continuation though only the word behind it counts. What
+ * answers have in common multiplies all their probabilities alike, and changes no verdict.
  */
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -164,16 +166,18 @@ prepare_condition(Request *request, ScorePlan *plan)
 		add_words(request, plan, request->ids.ids, 0);
 }
 
-/* A label and the end token as the whole answer. */
+/* A label as the model says it, and the end token, as the whole answer. */
 static bool
 add_label(Request *request, ScorePlan *plan, TextPart label)
 {
 	const ModelContext *context = request->context;
+	TextPart	answer;
 	TokenList	ids;
 
 	token_list_begin(&ids, request->arena);
-	if (!prompt_encode_answer(context->tokenizer, &context->prompt_template, &request->dialogue,
-							  label, &ids, &request->status) ||
+	if (!request_fill_prompt(request, context->config->prompts.classify_answer, label, &answer) ||
+		!prompt_encode_answer(context->tokenizer, &context->prompt_template, &request->dialogue,
+							  answer, &ids, &request->status) ||
 		!token_list_add(&ids, context->config->eos, &request->status))
 		return false;
 	plan->continuations[plan->count++] = (Continuation) {
@@ -214,21 +218,44 @@ encode_question(Request *request, TextPart label, TokenList *ids)
 		request_encode_prompt(request, prompt, ids);
 }
 
-/* Tokens that all lists begin with. */
+/* How many of the first `most` ids are the same in both. */
 static int
-common_beginning(const TokenList *lists, int count)
+common_ids(const int32_t *a, const int32_t *b, int most)
 {
-	int			common = lists[0].count;
+	int			same = 0;
 
-	for (int i = 1; i < count; i++)
+	while (same < most && a[same] == b[same])
+		same++;
+	return same;
+}
+
+/* Move what all continuations begin with behind the prompt; each keeps a token at least. */
+static bool
+share_beginning(Request *request, ScorePlan *plan)
+{
+	const int32_t *first = plan->continuations[0].ids;
+	int			common = plan->continuations[0].count - 1;
+
+	for (int i = 1; i < plan->count; i++)
 	{
-		int			same = 0;
+		const Continuation *other = &plan->continuations[i];
 
-		while (same < common && same < lists[i].count && lists[i].ids[same] == lists[0].ids[same])
-			same++;
-		common = same;
+		common = common_ids(first, other->ids,
+							other->count - 1 < common ? other->count - 1 : common);
 	}
-	return common;
+	for (int i = 0; i < common; i++)
+		if (!token_list_add(&request->ids, first[i], &request->status))
+			return false;
+	for (int i = 0; i < plan->count; i++)
+	{
+		Continuation *continuation = &plan->continuations[i];
+
+		continuation->ids += common;
+		continuation->count -= common;
+		if (continuation->scored > continuation->count)
+			continuation->scored = continuation->count;
+	}
+	return true;
 }
 
 static bool
@@ -236,18 +263,21 @@ prepare_classify_multi(Request *request, ScorePlan *plan)
 {
 	TokenList  *prompts = arena_take_array(request->arena, (size_t) plan->labels.count,
 										   sizeof(TokenList));
-	int			common;
+	int			common = INT_MAX;
 
 	if (prompts == NULL)
 		return status_out_of_memory(&request->status,
 									(size_t) plan->labels.count * sizeof(TokenList));
 	for (int i = 0; i < plan->labels.count; i++)
+	{
 		if (!encode_question(request, plan->labels.labels[i], &prompts[i]))
 			return false;
+		common = common_ids(prompts[0].ids, prompts[i].ids,
+							prompts[i].count < common ? prompts[i].count : common);
+	}
 	if (!encode_words(request, plan) ||
 		!take_continuations(request, plan, plan->labels.count, plan->word_count))
 		return false;
-	common = common_beginning(prompts, plan->labels.count);
 	for (int i = 0; i < plan->labels.count; i++)
 		if (!add_words(request, plan, prompts[i].ids + common, prompts[i].count - common))
 			return false;
@@ -295,7 +325,7 @@ scores_prepare(Request *request)
 		good = labels_read(request, &plan->labels) &&
 			(request->kind == WIRE_KIND_CLASSIFY ? prepare_classify(request, plan)
 												 : prepare_classify_multi(request, plan));
-	if (!good || !check_room(request, plan) ||
+	if (!good || !check_room(request, plan) || !share_beginning(request, plan) ||
 		!scoring_begin(&plan->scoring, plan->continuations, plan->count, request->arena,
 					   &request->status))
 		return false;

@@ -14,12 +14,13 @@ WHERE e.extname = 'mmgpt';
 CREATE TEMPORARY VIEW questions AS
 SELECT * FROM ours
 WHERE proname IN ('mmgpt_chat', 'mmgpt_chat_turn', 'mmgpt_generate', 'mmgpt_caption', 'mmgpt_ask',
-				  'mmgpt_count', 'mmgpt_score', 'mmgpt_filter');
+				  'mmgpt_count', 'mmgpt_score', 'mmgpt_filter', 'mmgpt_classify',
+				  'mmgpt_classify_multi');
 
-SELECT plan(22);
+SELECT plan(24);
 
 SELECT has_extension('mmgpt');
-SELECT is((SELECT count(*)::int FROM questions), 8, 'eight functions ask about rows');
+SELECT is((SELECT count(*)::int FROM questions), 10, 'ten functions ask about rows');
 SELECT function_returns('mmgpt_chat', ARRAY['bytea', 'jsonb', 'text', 'jsonb'], 'text');
 SELECT function_returns('mmgpt_chat_turn', ARRAY['bytea', 'jsonb', 'text', 'jsonb'], 'jsonb');
 SELECT function_returns('mmgpt_generate', ARRAY['text', 'bytea', 'jsonb'], 'text');
@@ -28,6 +29,8 @@ SELECT function_returns('mmgpt_ask', ARRAY['bytea', 'text', 'jsonb'], 'text');
 SELECT function_returns('mmgpt_count', ARRAY['bytea', 'text', 'jsonb'], 'integer');
 SELECT function_returns('mmgpt_score', ARRAY['bytea', 'text', 'jsonb'], 'real');
 SELECT function_returns('mmgpt_filter', ARRAY['bytea', 'text', 'jsonb'], 'boolean');
+SELECT function_returns('mmgpt_classify', ARRAY['bytea', 'text[]', 'jsonb'], 'text');
+SELECT function_returns('mmgpt_classify_multi', ARRAY['bytea', 'text[]', 'jsonb'], 'text[]');
 SELECT function_returns('mmgpt_image_info', ARRAY['bytea'], 'jsonb');
 SELECT function_returns('mmgpt_token_count', ARRAY['text'], 'integer');
 SELECT function_returns('mmgpt_status', ARRAY[]::name[], 'jsonb');

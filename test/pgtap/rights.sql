@@ -4,7 +4,7 @@ BEGIN;
 CREATE ROLE mmgpt_visitor;
 CREATE ROLE mmgpt_operator;
 
-SELECT plan(22);
+SELECT plan(24);
 
 SELECT ok(has_function_privilege('mmgpt_visitor', f, 'EXECUTE'), 'everybody may call ' || f)
 FROM unnest(ARRAY[
@@ -16,6 +16,8 @@ FROM unnest(ARRAY[
 	'mmgpt_count(bytea, text, jsonb)',
 	'mmgpt_score(bytea, text, jsonb)',
 	'mmgpt_filter(bytea, text, jsonb)',
+	'mmgpt_classify(bytea, text[], jsonb)',
+	'mmgpt_classify_multi(bytea, text[], jsonb)',
 	'mmgpt_image_info(bytea)',
 	'mmgpt_token_count(text)',
 	'mmgpt_status()',

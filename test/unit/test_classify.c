@@ -156,38 +156,43 @@ ask_labels(Engine *engine, const char *const *list, const char *options)
 	return chosen;
 }
 
-UNIT_TEST(the_chosen_label_is_the_most_likely_answer)
+/*
+ * Check what is chosen against sums by hand, where before and after stand around a label in an
+ * answer. The chosen label is taken away again and again, so that the whole order shows.
+ */
+static void
+check_order(Engine *engine, const char *question, const char *before, const char *after)
 {
-	Engine		engine = engine_open(MODEL_A, "auto", 2, 0);
-	Request    *request = ask(&engine, WIRE_KIND_CLASSIFY, NULL, labels, NULL);
+	Request    *request = ask(engine, WIRE_KIND_CLASSIFY, NULL, labels, NULL);
 	const char *left[LABELS + 1];
 	double		sums[LABELS];
-	int			count = LABELS;
 
 	memcpy(left, labels, sizeof(labels));
 	for (int i = 0; i < LABELS; i++)
 	{
 		char		answer[64];
 
-		snprintf(answer, sizeof(answer), "%s</s>", labels[i]);
-		sums[i] = sum_by_hand(&engine, &request->picture, "What is shown in this image?", answer);
+		snprintf(answer, sizeof(answer), "%s%s%s</s>", before, labels[i], after);
+		sums[i] = sum_by_hand(engine, &request->picture, question, answer);
 	}
-	/* take the chosen label away again and again: the whole order shows */
-	while (count > 0)
+	for (int count = LABELS; count > 0; count--)
 	{
 		int			best = 0;
 
 		for (int i = 1; i < count; i++)
 			best = sums[i] > sums[best] ? i : best;
-		UNIT_EQUAL_INT(ask_label(&engine, left), best);
-		for (int i = best; i < count; i++)
-		{
-			left[i] = left[i + 1];
-			sums[i] = i + 1 < count ? sums[i + 1] : 0;
-		}
-		count--;
+		UNIT_EQUAL_INT(ask_label(engine, left), best);
+		memmove(left + best, left + best + 1, (size_t) (count - best) * sizeof(*left));
+		memmove(sums + best, sums + best + 1, (size_t) (count - best - 1) * sizeof(*sums));
 	}
 	request_free(request);
+}
+
+UNIT_TEST(the_chosen_label_is_the_most_likely_answer)
+{
+	Engine		engine = engine_open(MODEL_A, "auto", 2, 0);
+
+	check_order(&engine, "What is shown in this image?", "", "");
 	engine_close(&engine);
 }
 
@@ -343,6 +348,20 @@ UNIT_TEST(words_and_prompts_are_the_configs)
 	remove_model(directory);
 }
 
+UNIT_TEST(labels_are_put_into_the_models_answer)
+{
+	char		directory[] = "/tmp/mmgpt-classify-XXXXXX";
+	Engine		engine;
+
+	make_model(directory,
+			   json_pack("{s:s, s:s}", "classify", "What?", "classify_answer", "It is a {}, sir."),
+			   false);
+	engine = engine_open(directory, "auto", 2, 0);
+	check_order(&engine, "What?", "It is a ", ", sir.");
+	engine_close(&engine);
+	remove_model(directory);
+}
+
 UNIT_TEST(the_first_of_equally_likely_labels_is_chosen)
 {
 	/* to a model that finds all tokens alike only the number of tokens matters */
@@ -414,6 +433,31 @@ UNIT_TEST(labels_of_a_picture_asked_about_cost_their_own_tokens)
 	UNIT_EQUAL_INT(cost.images_found, 1);
 	UNIT_EQUAL_INT(cost.prompt_tokens_reused, prompt - 1);
 	UNIT_EQUAL_INT(cost.prompt_tokens, 1 + label_tokens(&engine));
+	scheduler_free(scheduler);
+	engine_close(&engine);
+}
+
+UNIT_TEST(what_answers_begin_with_is_computed_once)
+{
+	static const char *const buses[] = {"a red bus", "a red car", "a red b", NULL};
+	static const char *const one[] = {"a red bus", NULL};
+	Engine		engine = engine_open(MODEL_A, "auto", 2, 0);
+	Scheduler  *scheduler = service_scheduler(&engine);
+	int32_t		ids[3][MAX_TOKENS];
+	int			counts[3];
+	int			common = 0;
+	SchedulerCounters cost = cost_of(&engine, scheduler, WIRE_KIND_CLASSIFY, NULL, buses);
+
+	for (int i = 0; i < 3; i++)
+		counts[i] = encode_by_hand(&engine, "What is shown in this image?", buses[i], ids[i]);
+	while (ids[0][common] == ids[1][common] && ids[0][common] == ids[2][common])
+		common++;
+	UNIT_EQUAL_INT(cost.steps, 2);
+	UNIT_EQUAL_INT(cost.prompt_tokens, counts[0] + counts[1] + counts[2] - 2 * common);
+	/* of one label, all but the end token's look-up is the beginning */
+	cost = cost_of(&engine, scheduler, WIRE_KIND_CLASSIFY, NULL, one);
+	UNIT_EQUAL_INT(cost.prompt_tokens_reused, common);
+	UNIT_EQUAL_INT(cost.prompt_tokens, counts[0] - common);
 	scheduler_free(scheduler);
 	engine_close(&engine);
 }

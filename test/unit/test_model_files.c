@@ -263,6 +263,8 @@ UNIT_TEST(wrong_settings_are_named)
 	check_config(&original, "special_ids", "image", "603", "special_ids");
 	check_config(&original, "", "vision", "[]", "vision.image_size");
 	check_config(&original, "", "separator", "5", "separator");
+	check_config(&original, "", "prompts", "{\"classify_answer\": \"a label\"}", "classify_answer");
+	check_config(&original, "", "prompts", "{\"yes_words\": []}", "prompts.yes_words");
 	original_close(&original);
 }
 
