@@ -102,6 +102,20 @@ for my $kind (sort keys %endless)
 	$session->quit;
 }
 
+# a classification ends as fast, among however many labels
+for my $function ('mmgpt_classify', 'mmgpt_classify_multi')
+{
+	my $ask = "SELECT /* $function */ $function($picture, "
+	  . "(SELECT array_agg('label ' || i) FROM generate_series(1, 20000) AS i), $endless{slow})";
+	my $session = session_start($node, 'postgres', $ask);
+	my ($status, $out, $err);
+
+	$node->safe_psql('postgres', 'SELECT pg_cancel_backend(' . backend_of($function) . ')');
+	($status, $out, $err) = session_finish($session);
+	like($err, qr/57014: canceling statement due to user request/, "$function is cancelled");
+	engine_is_idle('and the engine is idle');
+}
+
 # others are answered while an endless call runs
 {
 	my $session = session_start($node, 'postgres',

@@ -26,7 +26,8 @@ sub images
 }
 
 $node->start;
-$node->safe_psql('postgres', 'CREATE ROLE one LOGIN; CREATE ROLE other LOGIN; CREATE DATABASE second');
+$node->safe_psql('postgres',
+	'CREATE ROLE one LOGIN; CREATE ROLE other LOGIN; CREATE ROLE third LOGIN; CREATE DATABASE second');
 for my $database ('postgres', 'second')
 {
 	load_pictures($node, $database);
@@ -63,6 +64,29 @@ is(reused('other', $count), 0, 'not for another role');
 cmp_ok(reused('one', "SELECT mmgpt_chat(img, history, 'Where is it?') FROM pictures, "
 	  . "mmgpt_chat_turn(img, NULL, 'Describe the image.') AS history WHERE name = $picture"),
 	'>', 2 * $again, 'a further round begins with the whole last one');
+
+# labels of a picture that was asked about: nothing is encoded, and only what differs is computed
+{
+	my $labels = 'ARRAY[' . join(', ', map { quoted("thing $_") } 1 .. 50) . ']';
+	my $one = "SELECT mmgpt_classify(img, $labels) FROM pictures WHERE name = $picture";
+	my $all = "SELECT mmgpt_classify_multi(img, $labels) FROM pictures WHERE name = $picture";
+
+	is(images('one', 'postgres', "$one; $all"), '0 2', 'classification finds the picture');
+	for my $ask ($one, $all)
+	{
+		my $before = status($node);
+		my $after;
+
+		cmp_ok(reused('one', $ask), '>', $again, 'and begins with what was computed');
+		$after = status($node);
+		# every label has tokens of its own, and they are computed together
+		cmp_ok($after->{prompt_tokens_computed} - $before->{prompt_tokens_computed}, '>=', 50,
+			'the labels are computed');
+		cmp_ok($after->{rows} - $before->{rows}, '>=',
+			8 * ($after->{steps} - $before->{steps}), 'many in each step');
+		is(reused('third', $ask), 0, 'another role begins anew') if $ask eq $one;
+	}
+}
 
 $node->stop;
 done_testing();

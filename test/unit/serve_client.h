@@ -197,15 +197,29 @@ typedef struct ClientQuestion
 	WireKind	kind;
 	const char *prompt;			/* NULL: none */
 	const char *options;		/* NULL: none */
+	const char *const *labels;	/* up to a NULL; NULL: none */
 	const void *image;			/* NULL: none */
 	size_t		image_length;
 	uint32_t	flags;
 } ClientQuestion;
 
+/* Texts up to a NULL as a list; room for 65536 bytes of it. */
+static UNIT_UNUSED void
+client_write_labels(WireWriter *writer, const char *const *labels)
+{
+	uint8_t    *list = malloc(65536);
+	uint8_t    *end = list;
+
+	for (; *labels != NULL; labels++)
+		end = wire_list_add(end, *labels, (uint32_t) strlen(*labels));
+	wire_write_bytes(writer, WIRE_FIELD_LABELS, list, (size_t) (end - list));
+	free(list);
+}
+
 static UNIT_UNUSED bool
 client_send_question(int fd, uint64_t id, const ClientQuestion *question)
 {
-	size_t		size = question->image_length + 65536;
+	size_t		size = question->image_length + 2 * 65536;
 	uint8_t    *bytes = malloc(size);
 	WireWriter	writer;
 	bool		sent;
@@ -217,6 +231,8 @@ client_send_question(int fd, uint64_t id, const ClientQuestion *question)
 		wire_write_bytes(&writer, WIRE_FIELD_PROMPT, question->prompt, strlen(question->prompt));
 	if (question->options != NULL)
 		wire_write_bytes(&writer, WIRE_FIELD_OPTIONS, question->options, strlen(question->options));
+	if (question->labels != NULL)
+		client_write_labels(&writer, question->labels);
 	if (question->image != NULL)
 		wire_write_bytes(&writer, WIRE_FIELD_IMAGE, question->image, question->image_length);
 	sent = client_send_frame(fd, WIRE_REQUEST, id, writer.bytes, writer.used);

@@ -33,18 +33,25 @@ read_pictures(void)
 static ClientQuestion
 numbered_question(int number)
 {
+	static const char *const kinds[] = {"dog", "cat", "a red bus", "tree", "key", NULL};
 	static const struct
 	{
 		WireKind	kind;
 		const char *prompt;
+		const char *const *labels;
 	} asked[] = {
-		{WIRE_KIND_CAPTION, "detailed"},
-		{WIRE_KIND_COUNT, "dogs"},
-		{WIRE_KIND_SCORE, "Is there a cat?"},
-		{WIRE_KIND_CHAT_TURN, "What is this?"},
-		{WIRE_KIND_CHAT, "What is in the picture?"},
+		{WIRE_KIND_CAPTION, "detailed", NULL},
+		{WIRE_KIND_COUNT, "dogs", NULL},
+		{WIRE_KIND_SCORE, "Is there a cat?", NULL},
+		{WIRE_KIND_CHAT_TURN, "What is this?", NULL},
+		{WIRE_KIND_CHAT, "What is in the picture?", NULL},
+		{WIRE_KIND_CLASSIFY, NULL, kinds},
+		{WIRE_KIND_CLASSIFY_MULTI, NULL, kinds},
 	};
-	ClientQuestion question = {.kind = asked[number % 5].kind, .prompt = asked[number % 5].prompt};
+	int			i = number % (int) (sizeof(asked) / sizeof(asked[0]));
+	ClientQuestion question = {
+		.kind = asked[i].kind, .prompt = asked[i].prompt, .labels = asked[i].labels
+	};
 
 	read_pictures();
 	question.image = pictures[number % PICTURES];
@@ -159,34 +166,55 @@ UNIT_TEST(many_clients_get_the_answers_they_get_alone)
 	UNIT_EQUAL_INT(engine_end(&engine), 0);
 }
 
-UNIT_TEST(cancelling_ends_a_request)
+/* Cancel a question that takes long; the connection goes on. */
+static void
+check_cancelling(const ClientQuestion *question)
 {
 	ServedEngine engine = engine_serve(DEMO_MODEL);
 	int			fd = client_open(&engine);
 	int			other = client_open(&engine);
-	ClientQuestion question = {
-		.kind = WIRE_KIND_CHAT, .prompt = "Tell me a story.", .options = LONG_ANSWER};
+	ClientQuestion next = numbered_question(0);
 	double		before;
+	ClientFrame frame;
+	bool		started;
 
-	UNIT_CHECK(client_send_question(fd, 7, &question));
+	UNIT_CHECK(client_send_question(fd, 7, question));
 	UNIT_CHECK(status_becomes(other, "requests", "running", 1));
 	before = status_number(other, "requests", "cancelled");
 	UNIT_CHECK(client_send_frame(fd, WIRE_CANCEL, 7, NULL, 0));
 	UNIT_CHECK(status_becomes(other, "requests", "cancelled", before + 1));
 	UNIT_CHECK(status_becomes(other, "requests", "running", 0));
-	/* the connection goes on */
-	question = numbered_question(0);
-	UNIT_CHECK(client_send_question(fd, 8, &question));
-	{
-		bool		started;
-		ClientFrame frame = client_read_end(fd, 8, &started);
-
-		UNIT_EQUAL_INT(frame.header.type, WIRE_ANSWER);
-		free(frame.payload);
-	}
+	UNIT_CHECK(client_send_question(fd, 8, &next));
+	frame = client_read_end(fd, 8, &started);
+	UNIT_EQUAL_INT(frame.header.type, WIRE_ANSWER);
+	free(frame.payload);
 	close(fd);
 	close(other);
 	UNIT_EQUAL_INT(engine_end(&engine), 0);
+}
+
+UNIT_TEST(cancelling_ends_a_request)
+{
+	check_cancelling(&(ClientQuestion) {
+		.kind = WIRE_KIND_CHAT, .prompt = "Tell me a story.", .options = LONG_ANSWER});
+}
+
+UNIT_TEST(cancelling_ends_a_classification)
+{
+	enum {MANY = 5000};
+	static char	texts[MANY][8];
+	static const char *many[MANY + 1];
+
+	for (int i = 0; i < MANY; i++)
+	{
+		snprintf(texts[i], sizeof(texts[i]), "%d", i);
+		many[i] = texts[i];
+	}
+	read_pictures();
+	check_cancelling(&(ClientQuestion) {.kind = WIRE_KIND_CLASSIFY, .labels = many,
+					 .image = pictures[0], .image_length = picture_lengths[0]});
+	check_cancelling(&(ClientQuestion) {.kind = WIRE_KIND_CLASSIFY_MULTI, .labels = many,
+					 .image = pictures[0], .image_length = picture_lengths[0]});
 }
 
 UNIT_TEST(closing_a_connection_cancels_its_requests)
