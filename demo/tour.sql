@@ -33,6 +33,15 @@ FROM photos
 WHERE mmgpt_filter(img, 'Is there a mushroom in the image?')
 ORDER BY file;
 
+\echo '\033[1mLabels.\033[0m  All that fit, or the one that fits best.'
+\echo
+SELECT file,
+       mmgpt_classify_multi(img, '{cat,bird,mushroom,tree}') AS shows,
+       mmgpt_classify(img, '{cat,bird,mushroom,tree}') AS most_likely
+FROM photos
+WHERE shelf = 'garden'
+ORDER BY file;
+
 \echo '\033[1mA dialogue of three rounds.\033[0m  The history is a jsonb value; each round appends to it.'
 \echo
 SELECT turn ->> 'role' AS role, turn ->> 'content' AS content

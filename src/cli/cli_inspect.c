@@ -43,10 +43,10 @@ prompts_json(const PromptConfig *prompts)
 {
 	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:o, s:o}", "caption_brief",
 					 prompts->caption_brief, "caption_detailed", prompts->caption_detailed, "count",
-					 prompts->count,
-					 "filter", prompts->filter, "classify", prompts->classify, "classify_answer",
-					 prompts->classify_answer, "classify_multi", prompts->classify_multi, "yes_words",
-					 words_json(&prompts->yes_words), "no_words", words_json(&prompts->no_words));
+					 prompts->count, "filter", prompts->filter, "classify", prompts->classify,
+					 "classify_answer", prompts->classify_answer, "classify_multi",
+					 prompts->classify_multi, "yes_words", words_json(&prompts->yes_words),
+					 "no_words", words_json(&prompts->no_words));
 }
 
 static json_t *

@@ -5,8 +5,8 @@
  * model_digest, device, weight_format, pid, uptime_seconds;
  * requests: running, waiting, done, failed, cancelled, mean_milliseconds;
  * scheduler: steps, rows_per_step (mean number of sequences that took part in a step),
- * tokens_per_step, prompt_tokens_computed, prompt_tokens_reused, new_tokens, images_encoded,
- * images_found;
+ * tokens_per_step, prompt_tokens_computed (of prompts, and of labels and words that are scored),
+ * prompt_tokens_reused, new_tokens, images_encoded, images_found;
  * memory (bytes): weights, cache, pictures, workspace, resident, peak_resident.
  */
 #include <jansson.h>

@@ -17,7 +17,8 @@
 extern TextPart request_text_field(const Request *request, WireField field);
 
 /* A prompt of the config with its first "{}" replaced by a value. */
-extern bool request_fill_prompt(Request *request, const char *pattern, TextPart value, TextPart *prompt);
+extern bool request_fill_prompt(Request *request, const char *pattern, TextPart value,
+								TextPart *prompt);
 
 /*
  * Put a prompt behind the request's history, which becomes request->dialogue, and make the

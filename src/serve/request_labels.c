@@ -34,8 +34,8 @@ check_label(Request *request, TextPart label, int number)
 	if (least < room)
 		return true;
 	return status_set(&request->status, STATUS_PROMPT_TOO_LONG,
-					  "label %d of at least %d tokens does not fit the model's context of %d tokens",
-					  number, least, room);
+					  "label %d of at least %d tokens does not fit the model's context of %d "
+					  "tokens", number, least, room);
 }
 
 /* How many labels a list has; -1 where it is none, or has too many. */

@@ -406,8 +406,11 @@ add_tokens(Scheduler *scheduler, Generation *generation, int branch, int first, 
 	int			n = scheduler->item_count;
 
 	for (int i = 0; i < count; i++)
-		ids[i] = first + i < generation->prompt_count ? generation->prompt[first + i]
-													  : tokens[first + i - generation->prompt_count];
+	{
+		int			place = first + i - generation->prompt_count;
+
+		ids[i] = place < 0 ? generation->prompt[first + i] : tokens[place];
+	}
 	scheduler->items[n] = (StepItem) {sequence, ids, count, logits};
 	scheduler->parts[n] = (StepPart) {
 		generation, n == 0 || scheduler->parts[n - 1].generation != generation, branch,

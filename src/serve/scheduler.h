@@ -31,7 +31,7 @@ typedef struct SchedulerCounters
 	/* generations that took part in a step, summed over steps */
 	uint64_t	rows;
 	uint64_t	tokens;					/* tokens computed, prompts and answers */
-	uint64_t	prompt_tokens;			/* of these, of prompts */
+	uint64_t	prompt_tokens;			/* of these, of prompts and scored continuations */
 	uint64_t	new_tokens;				/* chosen */
 	uint64_t	prompt_tokens_reused;	/* of prompts, whose keys and values were there already */
 	uint64_t	images_encoded;

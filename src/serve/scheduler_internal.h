@@ -20,7 +20,7 @@ typedef struct StepPart
 {
 	Generation *generation;
 	bool		first;			/* of its generation in this step */
-	int			branch;			/* beam or branch whose tokens these are; -1: the generation's own */
+	int			branch;			/* beam or branch whose tokens these are; -1: its own */
 	int			first_row;		/* of its logits */
 	int			rows;
 } StepPart;

@@ -47,7 +47,7 @@ typedef struct Scoring
 	int			branch_count;
 	int			longest;		/* tokens of a branch that are computed, at most */
 	int			done;			/* branches that are complete; they complete in order */
-	bool		after_prompt;	/* some first token counts, so the prompt's last logits are wanted */
+	bool		after_prompt;	/* some first token counts: the prompt's last logits are wanted */
 } Scoring;
 
 /*

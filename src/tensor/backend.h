@@ -4,7 +4,8 @@
  * src/model is written once, over this table; the processor (backend_cpu.c) and
  * the CUDA library implement it. Operations work on tensors that lie on the
  * device and may run later than the call: only synchronize, download and those that
- * read logits (choose, best, score) wait. They do not fail one by one: a device error shows at the next synchronize.
+ * read logits (choose, best, score) wait. They do not fail one by one: a device error
+ * shows at the next synchronize.
  *
  * The promise that every implementation keeps: each element of a result is
  * computed in one fixed order that depends on its own row only, never on how many

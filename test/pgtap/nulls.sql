@@ -57,8 +57,8 @@ SELECT is(mmgpt_filter(image, 'Is it red?', NULL), mmgpt_filter(image, 'Is it re
 FROM picture;
 SELECT is(mmgpt_classify(image, '{red,blue}', NULL), mmgpt_classify(image, '{red,blue}'),
 	'classify') FROM picture;
-SELECT is(mmgpt_classify_multi(image, '{red,blue}', NULL), mmgpt_classify_multi(image, '{red,blue}'),
-	'classify_multi') FROM picture;
+SELECT is(mmgpt_classify_multi(image, '{red,blue}', NULL),
+	mmgpt_classify_multi(image, '{red,blue}'), 'classify_multi') FROM picture;
 
 -- a label is no argument of its own: one that is NULL is a mistake
 SELECT throws_ok('SELECT mmgpt_classify(image, ''{red,NULL}'') FROM picture', '22004',
