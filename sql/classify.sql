@@ -25,6 +25,9 @@ FROM pictures WHERE name = 'birds';
 SELECT mmgpt_classify(image, array_agg(label)) = ANY (array_agg(label)) AS one
 FROM pictures, (VALUES ('bird'), ('rabbit')) AS l (label) WHERE name = 'birds' GROUP BY image;
 SELECT mmgpt_classify_multi(image, '[5:6]={a,b}', '{"threshold": 0}') FROM pictures WHERE name = 'birds';
+-- further text for the prompt
+SELECT mmgpt_classify(image, '{a}', '{"input": "Letters."}') AS one, mmgpt_classify_multi(image, '{a,b}', '{"input": "Letters.", "threshold": 0}') AS all
+FROM pictures WHERE name = 'birds';
 -- characters beyond ASCII come back as they went
 SELECT mmgpt_classify_multi(image, ARRAY['Käse', '小鳥', E'a\nb', '"'], '{"threshold": 0}') FROM pictures WHERE name = 'birds';
 
