@@ -143,16 +143,12 @@ bool
 cli_open_backend(const CliArguments *arguments, CliModel *opened, Status *status)
 {
 	const char *device = cli_value(arguments, "--device");
-	const char *weights = cli_value(arguments, "--weights");
 	CpuOptions	options = {0, cli_value(arguments, "--instruction-set")};
 	long		threads;
 
 	if (device != NULL && strcmp(device, "cpu") != 0 && strcmp(device, "auto") != 0)
 		return status_set(status, STATUS_NOT_SUPPORTED,
 						  "device \"%s\" is not supported by this build", device);
-	if (weights != NULL && strcmp(weights, "f32") != 0)
-		return status_set(status, STATUS_NOT_SUPPORTED, "weights \"%s\" are not supported yet",
-						  weights);
 	if (!cli_integer(arguments, "--threads", 0, 1024, 0, &threads, status))
 		return false;
 	options.threads = (int) threads;
@@ -172,10 +168,11 @@ cli_open_model(const CliArguments *arguments, const char *directory, ModelOption
 	long		attend_previous;
 
 	if (!cli_integer(arguments, "--attend-previous", 0, 1, -1, &attend_previous, status) ||
+		!weight_format_read(cli_value(arguments, "--weights"), &options->weights, status) ||
 		!cli_open_backend(arguments, opened, status))
 		return false;
 	options->attend_previous = (int) attend_previous;
-	opened->model = model_open(directory, opened->backend, TYPE_F32, options, status);
+	opened->model = model_open(directory, opened->backend, options, status);
 	if (opened->model == NULL)
 		return false;
 	if (adapter != NULL)

@@ -44,8 +44,8 @@ typedef struct CliArguments
 #define CLI_MODEL_HELP \
 	"  --device cpu|auto          where to compute (default: auto)\n" \
 	"  --threads N                threads (default: all cores)\n" \
-	"  --weights f32              format to compute in (default: f32)\n" \
-	"  --instruction-set NAME     auto, avx512, avx2 or portable (default: auto)\n" \
+	"  --weights f32|bf16         format to compute in (default: as stored)\n" \
+	"  --instruction-set NAME     auto, avx512bf16, avx512, avx2 or portable (default: auto)\n" \
 	"  --attend-previous 0|1      media mode: following or preceding (default: the model's)\n" \
 	"  --adapter DIR              LoRA adapter in PEFT's format\n"
 

@@ -90,9 +90,10 @@ cli_info(int argc, char **argv)
 	}
 	config = model_config(opened.model);
 	model_describe(opened.model, &description);
-	root = json_pack("{s:s, s:s, s:s, s:b, s:b, s:o}", "model", arguments.positional[0], "digest",
-					 model_digest(opened.model), "device",
-					 opened.backend->ops->describe(opened.backend), "attend_previous",
+	root = json_pack("{s:s, s:s, s:s, s:s, s:b, s:b, s:o}", "model", arguments.positional[0],
+					 "digest", model_digest(opened.model), "device",
+					 opened.backend->ops->describe(opened.backend), "weight_format",
+					 data_type_name(model_format(opened.model)), "attend_previous",
 					 config->attend_previous, "history_eos", config->history_eos, "shapes",
 					 shapes_json(config));
 	json_object_update_new(root, sizes_json(&description));

@@ -33,7 +33,6 @@ static bool
 read_options(const CliArguments *arguments, ServerOptions *options, Status *status)
 {
 	const char *device = cli_value(arguments, "--device");
-	const char *weights = cli_value(arguments, "--weights");
 	long		threads;
 	long		listen_fd;
 	long		megabytes;
@@ -48,9 +47,8 @@ read_options(const CliArguments *arguments, ServerOptions *options, Status *stat
 	if (device != NULL && strcmp(device, "cpu") != 0 && strcmp(device, "auto") != 0)
 		return status_set(status, STATUS_NOT_SUPPORTED,
 						  "device \"%s\" is not supported by this build", device);
-	if (weights != NULL && strcmp(weights, "f32") != 0 && strcmp(weights, "stored") != 0)
-		return status_set(status, STATUS_NOT_SUPPORTED, "weights \"%s\" are not supported yet",
-						  weights);
+	if (!weight_format_read(cli_value(arguments, "--weights"), &options->host.weights, status))
+		return false;
 	options->listen_fd = (int) listen_fd;
 	options->socket_path = cli_value(arguments, "--socket");
 	options->lifeline_fd = listen_fd < 0 ? -1 : STDIN_FILENO;
@@ -74,8 +72,8 @@ cli_serve(int argc, char **argv)
 		"                             whose end ends the engine\n"
 		"  --device cpu|auto          where to compute (default: auto)\n"
 		"  --threads N                threads (default: all cores)\n"
-		"  --weights f32              format to compute in (default: f32)\n"
-		"  --instruction-set NAME     auto, avx512, avx2 or portable (default: auto)\n"
+		"  --weights f32|bf16         format to compute in (default: as stored)\n"
+		"  --instruction-set NAME     auto, avx512bf16, avx512, avx2 or portable (default: auto)\n"
 		"  --memory-limit-mb N        megabytes for weights and all answers together (default: by "
 		"the model)\n"
 		"  --log-level LEVEL          debug, log, warning or error (default: log)\n";

@@ -106,7 +106,10 @@ read_adapter_config(Adapter *adapter, const char *directory, Status *status)
 	return status_good(status);
 }
 
-/* Bring one tensor [outputs, inputs] to the device. */
+/*
+ * Bring one tensor [outputs, inputs] to the device. Adapters compute in f32 whatever the model does:
+ * they are small, were trained so, and correct what rounding the base weights left.
+ */
 static bool
 load_matrix(Model *model, const StoredTensor *stored, Weight *weight, Status *status)
 {

@@ -67,7 +67,7 @@ make_digest(Model *model, const char *directory, const TensorStore *store)
 }
 
 static bool
-load_weights(Model *model, const char *directory, DataType format, Status *status)
+load_weights(Model *model, const char *directory, Status *status)
 {
 	LoadProgress progress = {model->options.progress, model->options.argument,
 							 model->options.cancel};
@@ -81,19 +81,13 @@ load_weights(Model *model, const char *directory, DataType format, Status *statu
 	if (store != NULL)
 	{
 		make_digest(model, directory, store);
-		good = model_weights_load(&model->config, store, model->backend, format, &progress,
+		model->format = weight_format_choose(model->options.weights, store);
+		good = model_weights_load(&model->config, store, model->backend, model->format, &progress,
 								  model->arena, &model->weights, status);
 		tensor_store_close(store);
 	}
 	arena_free(arena);
 	return good;
-}
-
-/* Bytes of one page in all layers. */
-static size_t
-page_bytes(int layers, int heads, int head_size)
-{
-	return 2 * sizeof(float) * KV_PAGE_KEYS * (size_t) layers * (size_t) heads * (size_t) head_size;
 }
 
 /*
@@ -158,32 +152,35 @@ create_pools(Model *model, Status *status)
 	const DecoderConfig *decoder = &config->decoder;
 	const CrossAttentionConfig *cross = &config->cross_attention;
 	const ResamplerConfig *resampler = &config->resampler;
+	DataType	type = model->format;
 	int			context = pages_for_keys(decoder->context);
 	int			picture = pages_for_keys(resampler->latents);
 	int			images = model->options.max_images;
 	int			blocks = model->weights.gated_blocks > 0 ? model->weights.gated_blocks : 1;
 	int			tokens = 1 + vision_patches(&config->vision);
 	int			cache_pages;
-	int media_pages = pool_pages(model->options.media_bytes,
-								 page_bytes(blocks, cross->heads, cross->head_size),
-								 DEFAULT_PICTURES * picture, images * picture, MAX_DEFAULT_MEDIA);
-	size_t		page = page_bytes(decoder->layers, decoder->kv_heads, decoder->head_size);
+	size_t		media_page = ops->kv_page_size(type, blocks, cross->heads, cross->head_size);
+	int			media_pages = pool_pages(model->options.media_bytes, media_page,
+										 DEFAULT_PICTURES * picture, images * picture,
+										 MAX_DEFAULT_MEDIA);
+	size_t		page = ops->kv_page_size(type, decoder->layers, decoder->kv_heads,
+										 decoder->head_size);
 	size_t		bytes;
 
 	if (!pages_begin(&model->media_pages, media_pages, model->arena, status) ||
-		!ops->kv_create(model->backend, blocks, media_pages, cross->heads, cross->head_size,
+		!ops->kv_create(model->backend, type, blocks, media_pages, cross->heads, cross->head_size,
 						&model->media, status) ||
-		!ops->kv_create(model->backend, 1, images * group_pages(tokens), config->vision.heads,
+		!ops->kv_create(model->backend, type, 1, images * group_pages(tokens), config->vision.heads,
 						config->vision.width / config->vision.heads, &model->vision_scratch,
 						status) ||
-		!ops->kv_create(model->backend, 1, images * group_pages(tokens - 1 + resampler->latents),
-						resampler->heads, resampler->head_size, &model->resampler_scratch,
-						status) ||
+		!ops->kv_create(model->backend, type, 1,
+						images * group_pages(tokens - 1 + resampler->latents), resampler->heads,
+						resampler->head_size, &model->resampler_scratch, status) ||
 		!cache_room(model, (size_t) context * page, &bytes, status))
 		return false;
 	cache_pages = pool_pages(bytes, page, DEFAULT_CONTEXTS * context, context, MAX_DEFAULT_CACHE);
 	return pages_begin(&model->cache_pages, cache_pages, model->arena, status) &&
-		   ops->kv_create(model->backend, decoder->layers, cache_pages, decoder->kv_heads,
+		   ops->kv_create(model->backend, type, decoder->layers, cache_pages, decoder->kv_heads,
 						  decoder->head_size, &model->cache, status);
 }
 
@@ -211,8 +208,7 @@ create_workspace(Model *model, Status *status)
 }
 
 Model *
-model_open(const char *directory, Backend *backend, DataType format, const ModelOptions *options,
-		   Status *status)
+model_open(const char *directory, Backend *backend, const ModelOptions *options, Status *status)
 {
 	Arena	   *arena = arena_create();
 	Model	   *model = arena == NULL ? NULL : arena_take(arena, sizeof(Model));
@@ -228,7 +224,7 @@ model_open(const char *directory, Backend *backend, DataType format, const Model
 	if (model_config_read(directory, arena, &model->config, status))
 	{
 		apply_options(model, options);
-		if (load_weights(model, directory, format, status) && create_pools(model, status) &&
+		if (load_weights(model, directory, status) && create_pools(model, status) &&
 			create_workspace(model, status))
 			return model;
 	}
@@ -258,6 +254,12 @@ const ModelConfig *
 model_config(const Model *model)
 {
 	return &model->config;
+}
+
+DataType
+model_format(const Model *model)
+{
+	return model->format;
 }
 
 const char *

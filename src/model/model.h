@@ -31,8 +31,26 @@ typedef struct Media Media;			/* encoded pictures of one request */
 typedef struct Sequence Sequence;	/* tokens with their cached keys and values */
 typedef struct Adapter Adapter;		/* LoRA matrices on the device */
 
+/*
+ * The format of products and of cached keys and values. f32: everything is f32. bf16: both operands
+ * of a product are rounded to bf16, and so are keys and values; all else is f32.
+ */
+typedef enum WeightFormat
+{
+	WEIGHTS_STORED,				/* bf16 if most parameters are stored in 16 bits, else f32 */
+	WEIGHTS_F32,
+	WEIGHTS_BF16
+} WeightFormat;
+
+/*
+ * "stored", "f32" or "bf16"; NULL means stored. STATUS_NOT_SUPPORTED for q8 and q4, STATUS_USAGE for
+ * other names.
+ */
+extern bool weight_format_read(const char *name, WeightFormat *format, Status *status);
+
 typedef struct ModelOptions
 {
+	WeightFormat weights;
 	int			attend_previous;	/* -1: as config.json says; 0, 1: overridden */
 	int			max_step_tokens;	/* most new tokens of one model_step; 0: 512 */
 	int			max_step_logits;	/* most rows with logits of one model_step; 0: 64 */
@@ -53,13 +71,16 @@ typedef struct ModelOptions
 
 /*
  * Open a model directory: config.json and *.safetensors, mapped into memory and
- * checked tensor by tensor (STATUS_INVALID_MODEL names file and tensor). Weights
- * are computed in format. The tokenizer is not needed here.
+ * checked tensor by tensor (STATUS_INVALID_MODEL names file and tensor). The tokenizer is not needed
+ * here.
  */
-extern Model *model_open(const char *directory, Backend *backend, DataType format,
-						 const ModelOptions *options, Status *status);
+extern Model *model_open(const char *directory, Backend *backend, const ModelOptions *options,
+						 Status *status);
 extern void model_close(Model *model);
 extern const ModelConfig *model_config(const Model *model);
+
+/* What the model computes in: TYPE_F32 or TYPE_BF16. */
+extern DataType model_format(const Model *model);
 
 /*
  * SHA-256 over config.json, tokenizer.model, and of each safetensors file its header, size and

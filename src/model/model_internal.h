@@ -60,6 +60,7 @@ struct Model
 	Backend    *backend;
 	ModelConfig config;
 	ModelOptions options;
+	DataType	format;			/* of products, and of keys and values */
 	ModelWeights weights;
 	char		digest[DIGEST_HEX_SIZE];
 
@@ -228,6 +229,11 @@ extern void gated_cross_attention_forward(Model *model, const GatedBlock *weight
 
 /* The picture that the token at a position attends to, from 1; 0: none. */
 extern int	sequence_picture(const Model *model, const Sequence *sequence, int position);
+
+/* ---- weight_format.c ---- */
+
+/* What to compute these files in: TYPE_F32 or TYPE_BF16. */
+extern DataType weight_format_choose(WeightFormat format, const TensorStore *store);
 
 /* ---- lora.c ---- */
 

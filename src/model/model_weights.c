@@ -68,6 +68,14 @@ report_progress(Loader *loader, size_t bytes)
 		loader->good = status_set(loader->status, STATUS_CANCELLED, "loading was cancelled");
 }
 
+/* A tensor has been read: its pages of the file are not needed any more. */
+static void
+finish_tensor(Loader *loader, const StoredTensor *stored)
+{
+	tensor_release_pages(stored);
+	report_progress(loader, stored->bytes);
+}
+
 /* "[96, 64]" */
 static void
 describe_shape(int dimensions, const int *shape, char *text, size_t size)
@@ -144,7 +152,7 @@ load_values(Loader *loader, const StoredTensor *stored, int rows, int columns)
 		return tensor;
 	convert_to_f32(stored->data, stored->type, count, values);
 	loader->backend->ops->upload(loader->backend, tensor.data, values, count * sizeof(float));
-	report_progress(loader, stored->bytes);
+	finish_tensor(loader, stored);
 	return tensor;
 }
 
@@ -190,19 +198,18 @@ load_stacked(Loader *loader, Weight *weight, int inputs, int count, const int *o
 			 char names[][MAX_NAME])
 {
 	WeightPart	parts[3];
-	size_t		bytes = 0;
+	StoredTensor *stored[3];
 
 	for (int i = 0; i < count; i++)
 	{
 		int			shape[2] = {outputs[i], inputs};
-		StoredTensor *stored = find_tensor(loader, names[i], 2, shape);
 
-		if (stored == NULL)
+		stored[i] = find_tensor(loader, names[i], 2, shape);
+		if (stored[i] == NULL)
 			return;
-		parts[i].data = stored->data;
-		parts[i].type = stored->type;
+		parts[i].data = stored[i]->data;
+		parts[i].type = stored[i]->type;
 		parts[i].outputs = outputs[i];
-		bytes += stored->bytes;
 	}
 	loader->good = loader->backend->ops->weight_create(loader->backend, parts, count, inputs,
 													   loader->format, weight, loader->status);
@@ -210,7 +217,8 @@ load_stacked(Loader *loader, Weight *weight, int inputs, int count, const int *o
 		return;
 	loader->weights->bytes += weight->bytes;
 	remember(loader, weight, NULL);
-	report_progress(loader, bytes);
+	for (int i = 0; i < count; i++)
+		finish_tensor(loader, stored[i]);
 }
 
 /* One weight matrix [outputs, inputs]. */
@@ -287,7 +295,7 @@ load_patch_embedding(Loader *loader, Weight *weight, const VisionConfig *config)
 		return;
 	loader->weights->bytes += weight->bytes;
 	remember(loader, weight, NULL);
-	report_progress(loader, stored->bytes);
+	finish_tensor(loader, stored);
 }
 
 static void
@@ -448,7 +456,7 @@ load_embedding(Loader *loader, const DecoderConfig *config, Tensor *table)
 	if (!loader->good)
 		return;
 	loader->backend->ops->upload(loader->backend, table->data, stored->data, stored->bytes);
-	report_progress(loader, stored->bytes);
+	finish_tensor(loader, stored);
 }
 
 static void

@@ -404,9 +404,20 @@ tensor_store_count(const TensorStore *store)
 }
 
 StoredTensor *
-tensor_store_at(TensorStore *store, int i)
+tensor_store_at(const TensorStore *store, int i)
 {
 	return &store->tensors[i];
+}
+
+void
+tensor_release_pages(const StoredTensor *tensor)
+{
+	uintptr_t	page = (uintptr_t) sysconf(_SC_PAGESIZE);
+	uintptr_t	begin = (uintptr_t) tensor->data / page * page;
+	uintptr_t	end = (uintptr_t) tensor->data + tensor->bytes;
+
+	/* The neighbours' part of the first and the last page comes back when it is read. */
+	madvise((void *) begin, end - begin, MADV_DONTNEED);
 }
 
 size_t

@@ -54,7 +54,13 @@ extern const StoredTensor *tensor_store_unused(const TensorStore *store);
 
 /* All tensors, for walking. */
 extern int	tensor_store_count(const TensorStore *store);
-extern StoredTensor *tensor_store_at(TensorStore *store, int i);
+extern StoredTensor *tensor_store_at(const TensorStore *store, int i);
+
+/*
+ * Give back the memory of a tensor's pages, which would be read from the file again. Loading
+ * does so tensor by tensor, so that no second copy of the model is ever in memory.
+ */
+extern void tensor_release_pages(const StoredTensor *tensor);
 
 /* Bytes of all tensors. */
 extern size_t tensor_store_bytes(const TensorStore *store);

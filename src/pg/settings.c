@@ -61,6 +61,7 @@ static const struct config_enum_entry instruction_sets[] = {
 	{"portable", 1, false},
 	{"avx2", 2, false},
 	{"avx512", 3, false},
+	{"avx512bf16", 4, false},
 	{NULL, 0, false}
 };
 

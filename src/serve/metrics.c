@@ -23,8 +23,9 @@ void
 metrics_version_text(Server *server, char *buffer, size_t size)
 {
 	if (atomic_load(&server->host.state) == HOST_READY)
-		snprintf(buffer, size, "%s (%s, f32)", MMGPT_VERSION,
-				 server->host.backend->ops->describe(server->host.backend));
+		snprintf(buffer, size, "%s (%s, %s)", MMGPT_VERSION,
+				 server->host.backend->ops->describe(server->host.backend),
+				 data_type_name(model_format(server->host.model)));
 	else
 		snprintf(buffer, size, "%s", MMGPT_VERSION);
 }
@@ -108,13 +109,15 @@ status_json(Server *server)
 	static const char *const states[] = {"loading", "ready", "failed"};
 	HostState	state = atomic_load(&server->host.state);
 	bool		ready = state == HOST_READY;
-	json_t	   *root = json_pack("{s:s, s:s, s:s, s:s, s:i, s:f}", "version", MMGPT_VERSION,
-								 "state", states[state], "model", server->options.host.directory,
-								 "weight_format", "f32", "pid", (int) getpid(), "uptime_seconds",
+	json_t	   *root = json_pack("{s:s, s:s, s:s, s:i, s:f}", "version", MMGPT_VERSION, "state",
+								 states[state], "model", server->options.host.directory, "pid",
+								 (int) getpid(), "uptime_seconds",
 								 (double) (clock_now_ns() - server->begin_ns) * 1e-9);
 
 	if (ready)
 	{
+		json_object_set_new(root, "weight_format",
+							json_string(data_type_name(model_format(server->host.model))));
 		json_object_set_new(root, "model_digest", json_string(model_digest(server->host.model)));
 		json_object_set_new(root, "device",
 							json_string(server->host.backend->ops->describe(server->host.backend)));

@@ -42,7 +42,7 @@ static bool
 load(ModelHost *host, Status *status)
 {
 	ModelOptions options = {.attend_previous = -1, .progress = note_progress, .argument = host,
-		.memory_limit = host->options.memory_limit};
+		.memory_limit = host->options.memory_limit, .weights = host->options.weights};
 	SchedulerOptions scheduler = {0};
 
 	host->arena = arena_create();
@@ -51,7 +51,7 @@ load(ModelHost *host, Status *status)
 	host->backend = backend_open_cpu(&host->options.cpu, status);
 	if (host->backend == NULL)
 		return false;
-	host->model = model_open(host->options.directory, host->backend, TYPE_F32, &options, status);
+	host->model = model_open(host->options.directory, host->backend, &options, status);
 	if (host->model == NULL)
 		return false;
 	host->tokenizer = model_text_tokenizer(host->options.directory, model_config(host->model),
@@ -132,9 +132,9 @@ host_main(void *argument)
 		model_host_wake_io(host);
 		return NULL;
 	}
-	log_write(ENGINE_LOG, "model \"%s\" loaded in %.1f s on %s", host->options.directory,
-			  (double) (clock_now_ns() - begin) * 1e-9,
-			  host->backend->ops->describe(host->backend));
+	log_write(ENGINE_LOG, "model \"%s\" loaded in %.1f s on %s, %s", host->options.directory,
+			  (double) (clock_now_ns() - begin) * 1e-9, host->backend->ops->describe(host->backend),
+			  data_type_name(model_format(host->model)));
 	atomic_store(&host->state, HOST_READY);
 	model_host_wake_io(host);
 	run(host);

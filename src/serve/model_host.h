@@ -26,6 +26,7 @@ typedef struct ModelHostOptions
 {
 	const char *directory;
 	CpuOptions	cpu;
+	WeightFormat weights;
 	/* bytes of everything that the model takes; 0: the model's default */
 	size_t		memory_limit;
 } ModelHostOptions;

@@ -26,7 +26,7 @@
 #include "tensor.h"
 
 /* Raised with every change of this file; a library of another version is refused. */
-#define BACKEND_VERSION 1
+#define BACKEND_VERSION 2
 
 /* Keys in one page of a KvPool. */
 #define KV_PAGE_KEYS 32
@@ -80,6 +80,7 @@ typedef struct Epilogue
 typedef struct KvPool
 {
 	void	   *data;
+	DataType	type;			/* f32 or bf16 */
 	int			layers;
 	int			pages;
 	int			heads;			/* of keys and values */
@@ -151,12 +152,21 @@ typedef struct BackendOps
 	void		(*download) (Backend *backend, void *to, const void *from, size_t bytes);
 	bool		(*synchronize) (Backend *backend, Status *status);
 
-	/* Stack the parts and lay them out for products in the given format (TYPE_F32). */
+	/*
+	 * Stack the parts and lay them out for products in the given format, TYPE_F32 or TYPE_BF16. A
+	 * product with a bf16 weight rounds x to bf16 too, and sums in f32.
+	 */
 	bool		(*weight_create) (Backend *backend, const WeightPart *parts, int count, int inputs,
 						  DataType format, Weight *weight, Status *status);
 	void		(*weight_destroy) (Backend *backend, Weight *weight);
-	bool		(*kv_create) (Backend *backend, int layers, int pages, int heads, int head_size,
-					  KvPool *pool, Status *status);
+	/*
+	 * Pages for keys and values in TYPE_F32 or TYPE_BF16. Attention over a bf16 pool rounds queries
+	 * and softmax weights to bf16 too; scores, softmax and sums are f32.
+	 */
+	bool		(*kv_create) (Backend *backend, DataType type, int layers, int pages, int heads,
+							  int head_size, KvPool *pool, Status *status);
+	/* Bytes of one page in all layers of such a pool. */
+	size_t		(*kv_page_size) (DataType type, int layers, int heads, int head_size);
 	void		(*kv_destroy) (Backend *backend, KvPool *pool);
 
 	/* ---- products ---- */
@@ -244,7 +254,7 @@ struct Backend
 typedef struct CpuOptions
 {
 	int			threads;		/* 0: all cores this process may use */
-	const char *instruction_set;	/* NULL or "auto": the best; "portable", "avx2", "avx512" */
+	const char *instruction_set;	/* NULL or "auto": the best; "portable", "avx2", "avx512", "avx512bf16" */
 } CpuOptions;
 
 /*

@@ -31,6 +31,8 @@ cpu_close(Backend *backend)
 
 	thread_pool_free(cpu->pool);
 	free(cpu->sums);
+	free(cpu->rounded);
+	free(cpu->queries);
 	free(cpu);
 }
 
@@ -44,6 +46,21 @@ cpu_allocate(Backend *backend, size_t bytes, void **address, Status *status)
 	*address = aligned_alloc(64, bytes > 0 ? bytes : 64);
 	if (*address == NULL)
 		return status_out_of_memory(status, bytes);
+	return true;
+}
+
+bool
+cpu_grow(Backend *backend, void **buffer, size_t *size, size_t need, Status *status)
+{
+	void	   *grown;
+
+	if (need <= *size)
+		return true;
+	if (!cpu_allocate(backend, need, &grown, status))
+		return false;
+	free(*buffer);
+	*buffer = grown;
+	*size = need;
 	return true;
 }
 
@@ -77,6 +94,7 @@ static const BackendOps cpu_ops = {
 	.weight_create = cpu_weight_create,
 	.weight_destroy = cpu_weight_destroy,
 	.kv_create = cpu_kv_create,
+	.kv_page_size = cpu_kv_page_size,
 	.kv_destroy = cpu_kv_destroy,
 	.matmul = cpu_matmul,
 	.embed = cpu_embed,

@@ -2,7 +2,9 @@
  * cpu_attention.c - pages of keys and values, and attention over them.
  *
  * In memory: layer, page, head, and there the keys transposed [D, KV_PAGE_KEYS] and
- * the values [KV_PAGE_KEYS, D], so that both products of attention run over outputs.
+ * the values [KV_PAGE_KEYS, D], so that both products of attention run over outputs. In bf16 two
+ * elements that follow one another in the depth of the product share a word of 32 bits: keys
+ * [pairs of D, KV_PAGE_KEYS, 2], values [pairs of keys, D, 2].
  * The softmax runs along the pages with a running maximum; no matrix of scores is
  * stored. Pages begin at multiples of KV_PAGE_KEYS of the sequence, so the order
  * of the sums depends on positions only.
@@ -12,35 +14,60 @@
 #include <stdint.h>
 #include <string.h>
 
-/* Floats of one head in one page. */
+/* Words of 32 bits of the keys of one head in one page. */
 static size_t
-head_floats(const KvPool *pool)
+key_words(DataType type, int head_size)
 {
-	return 2 * (size_t) KV_PAGE_KEYS * (size_t) pool->head_size;
+	int			steps = type == TYPE_BF16 ? (head_size + 1) / 2 : head_size;
+
+	return (size_t) KV_PAGE_KEYS * (size_t) steps;
 }
 
-/* Floats from one page to the next. */
+/* Words of one head in one page. */
 static size_t
-page_floats(const KvPool *pool)
+head_words(DataType type, int head_size)
 {
-	return head_floats(pool) * (size_t) pool->heads;
+	int			steps = type == TYPE_BF16 ? KV_PAGE_KEYS / 2 : KV_PAGE_KEYS;
+
+	return key_words(type, head_size) + (size_t) steps * (size_t) head_size;
+}
+
+/* Words from one page to the next. */
+static size_t
+page_words(const KvPool *pool)
+{
+	return head_words(pool->type, pool->head_size) * (size_t) pool->heads;
 }
 
 static float *
 layer_data(const KvPool *pool, int layer)
 {
-	return (float *) pool->data + page_floats(pool) * (size_t) pool->pages * (size_t) layer;
+	return (float *) pool->data + page_words(pool) * (size_t) pool->pages * (size_t) layer;
+}
+
+size_t
+cpu_kv_page_size(DataType type, int layers, int heads, int head_size)
+{
+	return head_words(type, head_size) * sizeof(float) * (size_t) layers * (size_t) heads;
 }
 
 bool
-cpu_kv_create(Backend *backend, int layers, int pages, int heads, int head_size, KvPool *pool,
-			  Status *status)
+cpu_kv_create(Backend *backend, DataType type, int layers, int pages, int heads, int head_size,
+			  KvPool *pool, Status *status)
 {
+	CpuBackend *cpu = (CpuBackend *) backend;
+	size_t		queries = (size_t) thread_pool_threads(cpu->pool) * ATTEND_MAX_ROWS *
+		((size_t) head_size + 1) * sizeof(float);
+
+	if (type == TYPE_BF16 &&
+		!cpu_grow(backend, &cpu->queries, &cpu->queries_size, queries, status))
+		return false;
+	pool->type = type;
 	pool->layers = layers;
 	pool->pages = pages;
 	pool->heads = heads;
 	pool->head_size = head_size;
-	pool->bytes = page_floats(pool) * sizeof(float) * (size_t) pages * (size_t) layers;
+	pool->bytes = cpu_kv_page_size(type, layers, heads, head_size) * (size_t) pages;
 	return backend->ops->allocate(backend, pool->bytes, &pool->data, status);
 }
 
@@ -60,24 +87,51 @@ typedef struct KvWriteJob
 	const int32_t *slots;
 } KvWriteJob;
 
+/* Put one head of a row into its page: the keys down a column, the values along a row. */
 static void
-kv_write_row(void *argument, int row, int thread)
+write_f32(int size, int place, const float *k, const float *v, float *keys, float *values)
+{
+	for (int d = 0; d < size; d++)
+		keys[d * KV_PAGE_KEYS + place] = k[d];
+	memcpy(values + place * size, v, (size_t) size * sizeof(float));
+}
+
+/* The same, rounded to bf16; an odd head size is filled up with zero. */
+static void
+write_bf16(int size, int place, const float *k, const float *v, uint16_t *keys, uint16_t *values)
+{
+	values += place / 2 * 2 * size + place % 2;
+	for (int d = 0; d < size; d++)
+	{
+		keys[(d / 2 * KV_PAGE_KEYS + place) * 2 + d % 2] = bf16_from_f32(k[d]);
+		values[2 * d] = bf16_from_f32(v[d]);
+	}
+	if (size % 2 == 1)
+		keys[(size / 2 * KV_PAGE_KEYS + place) * 2 + 1] = 0;
+}
+
+/* One head of all rows, so that no other thread writes to its pages. */
+static void
+kv_write_head(void *argument, int head, int thread)
 {
 	KvWriteJob *job = argument;
-	int			size = job->pool->head_size;
-	int			page = job->slots[row] / KV_PAGE_KEYS;
-	int			place = job->slots[row] % KV_PAGE_KEYS;
+	const KvPool *pool = job->pool;
+	int			size = pool->head_size;
 
-	for (int h = 0; h < job->pool->heads; h++)
+	for (int row = 0; row < job->keys.rows; row++)
 	{
-		float	   *keys = job->layer + page_floats(job->pool) * (size_t) page +
-						   head_floats(job->pool) * (size_t) h;
-		float	   *values = keys + size * KV_PAGE_KEYS + place * size;
-		const float *k = cpu_row(job->keys, row) + h * size;
+		int			page = job->slots[row] / KV_PAGE_KEYS;
+		int			place = job->slots[row] % KV_PAGE_KEYS;
+		float	   *keys = job->layer + page_words(pool) * (size_t) page +
+						   head_words(pool->type, size) * (size_t) head;
+		float	   *values = keys + key_words(pool->type, size);
+		const float *k = cpu_row(job->keys, row) + head * size;
+		const float *v = cpu_row(job->values, row) + head * size;
 
-		for (int d = 0; d < size; d++)
-			keys[d * KV_PAGE_KEYS + place] = k[d];
-		memcpy(values, cpu_row(job->values, row) + h * size, (size_t) size * sizeof(float));
+		if (pool->type == TYPE_BF16)
+			write_bf16(size, place, k, v, (uint16_t *) keys, (uint16_t *) values);
+		else
+			write_f32(size, place, k, v, keys, values);
 	}
 }
 
@@ -87,13 +141,14 @@ cpu_kv_write(Backend *backend, const KvPool *pool, int layer, Tensor keys, Tenso
 {
 	KvWriteJob	job = {pool, layer_data(pool, layer), keys, values, slots.data};
 
-	cpu_run((CpuBackend *) backend, kv_write_row, &job, keys.rows, 2.0 * keys.rows * keys.columns);
+	cpu_run((CpuBackend *) backend, kv_write_head, &job, pool->heads,
+			2.0 * keys.rows * keys.columns);
 }
 
 void
 cpu_kv_copy(Backend *backend, const KvPool *pool, int from, int to)
 {
-	size_t		page = page_floats(pool);
+	size_t		page = page_words(pool);
 
 	for (int layer = 0; layer < pool->layers; layer++)
 		memcpy(layer_data(pool, layer) + page * (size_t) to,
@@ -102,7 +157,7 @@ cpu_kv_copy(Backend *backend, const KvPool *pool, int from, int to)
 
 typedef struct AttentionJob
 {
-	const Kernels *kernels;
+	CpuBackend *cpu;
 	const KvPool *pool;
 	const float *layer;
 	Tensor		y;
@@ -112,7 +167,7 @@ typedef struct AttentionJob
 
 /* Rows [row, row + rows) see keys of the same list: one head of them is a tile. */
 static void
-attend_rows(const AttentionJob *job, int row, int rows, int head)
+attend_rows(const AttentionJob *job, int row, int rows, int head, int thread)
 {
 	const KvPool *pool = job->pool;
 	int			size = pool->head_size;
@@ -122,11 +177,12 @@ attend_rows(const AttentionJob *job, int row, int rows, int head)
 
 	tile.rows = rows;
 	tile.head_size = size;
-	tile.value_stride = size;
 	tile.pages = (const int32_t *) job->plan->page_lists.data + spans[SPAN_LIST];
-	tile.keys = job->layer + head_floats(pool) * (size_t) kv_head;
-	tile.values = tile.keys + size * KV_PAGE_KEYS;
-	tile.page_stride = page_floats(pool);
+	tile.keys = job->layer + head_words(pool->type, size) * (size_t) kv_head;
+	tile.values = tile.keys + key_words(pool->type, size);
+	tile.page_stride = page_words(pool);
+	tile.scratch = (float *) job->cpu->queries +
+		(size_t) thread * ATTEND_MAX_ROWS * ((size_t) size + 1);
 	for (int r = 0; r < rows; r++)
 	{
 		const int32_t *span = spans + r * ATTENTION_SPAN_FIELDS;
@@ -137,16 +193,23 @@ attend_rows(const AttentionJob *job, int row, int rows, int head)
 		tile.first[r] = span[SPAN_FIRST];
 		tile.end[r] = span[SPAN_FIRST] + span[SPAN_COUNT];
 	}
-	job->kernels->attend(&tile);
+	if (pool->type == TYPE_BF16)
+		job->cpu->kernels->attend_bf16(&tile);
+	else
+		job->cpu->kernels->attend(&tile);
 }
 
-/* One head of ATTEND_MAX_ROWS rows, cut where the list of pages changes. */
+/*
+ * One head of ATTEND_MAX_ROWS rows, cut where the list of pages changes. Tasks of one head follow
+ * one another, so that its keys and values stay in the cache.
+ */
 static void
 attention_task(void *argument, int task, int thread)
 {
 	AttentionJob *job = argument;
-	int			head = task % job->plan->heads;
-	int			row = task / job->plan->heads * ATTEND_MAX_ROWS;
+	int			blocks = (job->q.rows + ATTEND_MAX_ROWS - 1) / ATTEND_MAX_ROWS;
+	int			head = task / blocks;
+	int			row = task % blocks * ATTEND_MAX_ROWS;
 	int			end = row + ATTEND_MAX_ROWS < job->q.rows ? row + ATTEND_MAX_ROWS : job->q.rows;
 	const int32_t *spans = job->plan->spans.data;
 
@@ -157,7 +220,7 @@ attention_task(void *argument, int task, int thread)
 		while (row + rows < end && spans[(row + rows) * ATTENTION_SPAN_FIELDS + SPAN_LIST] ==
 									   spans[row * ATTENTION_SPAN_FIELDS + SPAN_LIST])
 			rows++;
-		attend_rows(job, row, rows, head);
+		attend_rows(job, row, rows, head, thread);
 		row += rows;
 	}
 }
@@ -167,7 +230,7 @@ cpu_attention(Backend *backend, Tensor y, Tensor q, const KvPool *pool, int laye
 			  const AttentionPlan *plan)
 {
 	CpuBackend *cpu = (CpuBackend *) backend;
-	AttentionJob job = {cpu->kernels, pool, layer_data(pool, layer), y, q, plan};
+	AttentionJob job = {cpu, pool, layer_data(pool, layer), y, q, plan};
 	int			blocks = (q.rows + ATTEND_MAX_ROWS - 1) / ATTEND_MAX_ROWS;
 	double		keys = 0;
 

@@ -12,6 +12,8 @@
  * Rows whose sums a thread keeps while a panel of weights goes by; a multiple of every tile_rows.
  */
 #define MATMUL_ROW_BLOCK 96
+/* Rows of a bf16 product that are rounded before they are multiplied; the next ones follow. */
+#define MATMUL_ROUNDED_ROWS (4 * MATMUL_ROW_BLOCK)
 /* Widest panel of any kernel set. */
 #define MATMUL_MAX_PANEL 64
 
@@ -24,11 +26,20 @@ typedef struct CpuBackend
 	ThreadPool *pool;
 	const Kernels *kernels;
 	float	   *sums;			/* [threads, MATMUL_ROW_BLOCK * MATMUL_MAX_PANEL] */
+
+	/* Grown when weights and pools in bf16 are made, so that products find them large enough. */
+	void	   *rounded;		/* x of a product as round_row leaves it: [MATMUL_ROUNDED_ROWS, K] */
+	size_t		rounded_size;
+	void	   *queries;		/* of attention, for each thread: [ATTEND_MAX_ROWS, D] */
+	size_t		queries_size;
 	char		description[64];
 } CpuBackend;
 
 /* Run tasks on the pool, or here when all of them together are small. */
 extern void cpu_run(CpuBackend *cpu, TaskFunction function, void *argument, int tasks, double work);
+
+/* Make a buffer of the backend at least so large; what it held is lost. */
+extern bool cpu_grow(Backend *backend, void **buffer, size_t *size, size_t need, Status *status);
 
 /* Row r of an f32 tensor. */
 static inline float *
@@ -45,8 +56,9 @@ extern void cpu_matmul(Backend *backend, Tensor y, Tensor x, const Weight *weigh
 					   Epilogue epilogue);
 
 /* cpu_attention.c */
-extern bool cpu_kv_create(Backend *backend, int layers, int pages, int heads, int head_size,
-						  KvPool *pool, Status *status);
+extern bool cpu_kv_create(Backend *backend, DataType type, int layers, int pages, int heads,
+						  int head_size, KvPool *pool, Status *status);
+extern size_t cpu_kv_page_size(DataType type, int layers, int heads, int head_size);
 extern void cpu_kv_destroy(Backend *backend, KvPool *pool);
 extern void cpu_kv_write(Backend *backend, const KvPool *pool, int layer, Tensor keys,
 						 Tensor values, Tensor slots);

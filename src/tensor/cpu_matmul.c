@@ -2,15 +2,19 @@
  * cpu_matmul.c - products with packed weights.
  *
  * A weight matrix [N, K] is cut into panels of as many outputs as the kernels
- * take side by side, each stored depth by depth, so that a product reads it as one
+ * take side by side, each stored step by step of the depth, so that a product reads it as one
  * stream:
  *
- *	panel 0: w[0..P)[k = 0], w[0..P)[k = 1], ...   panel 1: ...
+ *	panel 0: w[0..P)[step 0], w[0..P)[step 1], ...   panel 1: ...
+ *
+ * A step is a word of 32 bits for each output: an f32, or two bf16 of neighbouring depths.
  *
  * A task is one panel for one block of rows. The block's sums stay in a small
  * buffer of the thread while the depth goes by in blocks that fit the cache; then
  * bias, activation, scale and residual are applied on the way out. The sum of an
  * output is one chain over its depth, whatever the blocks.
+ *
+ * For bf16, the rows of x are rounded first, MATMUL_ROUNDED_ROWS at a time.
  */
 #include "cpu_backend.h"
 
@@ -18,9 +22,19 @@
 #include <string.h>
 
 /*
- * Depth of a block: 512 * 64 outputs * 4 bytes = 128 KB of a panel stay in the second-level cache.
+ * Steps of a block: 512 * 64 outputs * 4 bytes = 128 KB of a panel stay in the second-level cache.
  */
-#define DEPTH_BLOCK 512
+#define STEP_BLOCK 512
+
+/* Depths that are packed at once; even. */
+#define PACK_DEPTH 256
+
+/* Steps along a depth of `inputs`. */
+static size_t
+weight_steps(DataType format, int inputs)
+{
+	return format == TYPE_BF16 ? ((size_t) inputs + 1) / 2 : (size_t) inputs;
+}
 
 typedef struct PackJob
 {
@@ -28,7 +42,8 @@ typedef struct PackJob
 	int			count;
 	int			inputs;
 	int			panel;
-	float	   *packed;
+	DataType	format;
+	uint32_t   *packed;
 } PackJob;
 
 /* The part that holds an output, and the output's row in it; NULL past the last. */
@@ -47,33 +62,50 @@ find_part(const PackJob *job, int output, int *row)
 	return NULL;
 }
 
-/* Pack one panel: transpose its rows, converted to f32; outputs past the last are zero. */
+/*
+ * Depths [k, k + length) of an output as f32, length at most PACK_DEPTH; zero past the last
+ * output. One more element is zero, for the pair of an odd last depth.
+ */
+static void
+read_depths(const PackJob *job, int output, int k, int length, float *values)
+{
+	int			row = 0;
+	const WeightPart *part = find_part(job, output, &row);
+	size_t		first = (size_t) row * (size_t) job->inputs + (size_t) k;
+
+	values[length] = 0.0f;
+	if (part == NULL)
+		memset(values, 0, (size_t) length * sizeof(float));
+	else
+		convert_to_f32((const char *) part->data + first * data_type_size(part->type), part->type,
+					   (size_t) length, values);
+}
+
+/* Pack one panel: transpose its rows, converted to the format; outputs past the last are zero. */
 static void
 pack_panel(void *argument, int task, int thread)
 {
 	PackJob    *job = argument;
-	int			panel = job->panel;
-	float	   *packed = job->packed + (size_t) task * (size_t) job->inputs * (size_t) panel;
-	float		buffer[256];
+	size_t		panel = (size_t) job->panel;
+	size_t		steps = weight_steps(job->format, job->inputs);
+	uint32_t   *packed = job->packed + (size_t) task * steps * panel;
+	float		values[PACK_DEPTH + 1];
 
-	for (int p = 0; p < panel; p++)
+	for (int k = 0; k < job->inputs; k += PACK_DEPTH)
 	{
-		int			row = 0;
-		const WeightPart *part = find_part(job, task * panel + p, &row);
+		int			length = job->inputs - k < PACK_DEPTH ? job->inputs - k : PACK_DEPTH;
+		uint32_t   *block = packed + weight_steps(job->format, k) * panel;
 
-		for (int k = 0; k < job->inputs; k += 256)
+		for (size_t p = 0; p < panel; p++)
 		{
-			int			length = job->inputs - k < 256 ? job->inputs - k : 256;
-
-			if (part == NULL)
-				memset(buffer, 0, sizeof(buffer));
+			read_depths(job, task * job->panel + (int) p, k, length, values);
+			if (job->format == TYPE_BF16)
+				for (int i = 0; i < length; i += 2)
+					block[(size_t) (i / 2) * panel + p] = bf16_from_f32(values[i]) |
+						(uint32_t) bf16_from_f32(values[i + 1]) << 16;
 			else
-				convert_to_f32((const char *) part->data +
-								   ((size_t) row * (size_t) job->inputs + (size_t) k) *
-									   data_type_size(part->type),
-							   part->type, (size_t) length, buffer);
-			for (int i = 0; i < length; i++)
-				packed[(size_t) (k + i) * (size_t) panel + (size_t) p] = buffer[i];
+				for (int i = 0; i < length; i++)
+					memcpy(&block[(size_t) i * panel + p], &values[i], sizeof(float));
 		}
 	}
 }
@@ -84,20 +116,25 @@ cpu_weight_create(Backend *backend, const WeightPart *parts, int count, int inpu
 {
 	CpuBackend *cpu = (CpuBackend *) backend;
 	int			panel = cpu->kernels->panel;
+	size_t		steps = weight_steps(format, inputs);
 	int			outputs = 0;
 	int			panels;
-	PackJob		job = {parts, count, inputs, panel, NULL};
+	PackJob		job = {parts, count, inputs, panel, format, NULL};
 
-	if (format != TYPE_F32)
+	if (format != TYPE_F32 && format != TYPE_BF16)
 		return status_set(status, STATUS_NOT_SUPPORTED, "weights in %s are not supported",
 						  data_type_name(format));
+	if (format == TYPE_BF16 &&
+		!cpu_grow(backend, &cpu->rounded, &cpu->rounded_size,
+				  MATMUL_ROUNDED_ROWS * 2 * steps * (size_t) cpu->kernels->rounded_size, status))
+		return false;
 	for (int i = 0; i < count; i++)
 		outputs += parts[i].outputs;
 	panels = (outputs + panel - 1) / panel;
 	weight->outputs = outputs;
 	weight->inputs = inputs;
 	weight->type = format;
-	weight->bytes = (size_t) panels * (size_t) panel * (size_t) inputs * sizeof(float);
+	weight->bytes = (size_t) panels * (size_t) panel * steps * sizeof(uint32_t);
 	if (!backend->ops->allocate(backend, weight->bytes, &weight->data, status))
 		return false;
 	job.packed = weight->data;
@@ -112,6 +149,7 @@ cpu_weight_destroy(Backend *backend, Weight *weight)
 	weight->data = NULL;
 }
 
+/* One pass over rows of x. */
 typedef struct MatmulJob
 {
 	CpuBackend *cpu;
@@ -120,62 +158,54 @@ typedef struct MatmulJob
 	const Weight *weight;
 	Epilogue	epilogue;
 	int			row_blocks;
+	int			steps;			/* along the depth */
 } MatmulJob;
+
+/* sums [rows, panel] += `steps` steps from `step` on of x's rows and one panel. */
+static void
+multiply_tile(const MatmulJob *job, int first_row, int rows, int step, int steps,
+			  const uint32_t *weights, float *sums)
+{
+	const Kernels *kernels = job->cpu->kernels;
+	const char *rounded = job->cpu->rounded;
+	size_t		stride = (size_t) job->steps;
+
+	if (job->weight->type == TYPE_BF16)
+		kernels->multiply_panel_bf16(rows, steps,
+									 rounded + ((size_t) first_row * stride + (size_t) step) * 2 *
+										 (size_t) kernels->rounded_size,
+									 stride, weights, sums, step == 0);
+	else
+		kernels->multiply_panel(rows, steps, cpu_row(job->x, first_row) + step,
+								(size_t) job->x.stride, (const float *) weights, sums, step == 0);
+}
 
 /* sums [rows, panel] = x's rows times one panel. */
 static void
-multiply_block(const MatmulJob *job, int first_row, int rows, const float *panel_weights,
+multiply_block(const MatmulJob *job, int first_row, int rows, const uint32_t *panel_weights,
 			   float *sums)
 {
 	const Kernels *kernels = job->cpu->kernels;
-	int			depth = job->weight->inputs;
 
-	for (int k = 0; k < depth; k += DEPTH_BLOCK)
+	for (int step = 0; step < job->steps; step += STEP_BLOCK)
 	{
-		int			part = depth - k < DEPTH_BLOCK ? depth - k : DEPTH_BLOCK;
+		int			steps = job->steps - step < STEP_BLOCK ? job->steps - step : STEP_BLOCK;
 
 		for (int r = 0; r < rows; r += kernels->tile_rows)
-		{
-			int			tile = rows - r < kernels->tile_rows ? rows - r : kernels->tile_rows;
-
-			kernels->multiply_panel(tile, part, cpu_row(job->x, first_row + r) + k,
-									(size_t) job->x.stride,
-									panel_weights + (size_t) k * (size_t) kernels->panel,
-									sums + (size_t) r * (size_t) kernels->panel, k == 0);
-		}
+			multiply_tile(job, first_row + r,
+						  rows - r < kernels->tile_rows ? rows - r : kernels->tile_rows, step,
+						  steps, panel_weights + (size_t) step * (size_t) kernels->panel,
+						  sums + (size_t) r * (size_t) kernels->panel);
 	}
-}
-
-/* Bias, activation, scale and residual of one row of sums on its way to y. */
-static void
-finish_row(const MatmulJob *job, float *sums, int first_output, int outputs, float *y)
-{
-	const Epilogue *epilogue = &job->epilogue;
-
-	if (epilogue->bias != NULL)
-	{
-		const float *bias = cpu_row(*epilogue->bias, 0) + first_output;
-
-		for (int i = 0; i < outputs; i++)
-			sums[i] += bias[i];
-	}
-	if (epilogue->activation == ACTIVATION_QUICK_GELU)
-		job->cpu->kernels->quick_gelu(outputs, sums);
-	else if (epilogue->activation == ACTIVATION_GELU)
-		job->cpu->kernels->gelu(outputs, sums);
-	if (epilogue->accumulate)
-		for (int i = 0; i < outputs; i++)
-			y[i] += epilogue->scale * sums[i];
-	else
-		for (int i = 0; i < outputs; i++)
-			y[i] = epilogue->scale * sums[i];
 }
 
 static void
 matmul_task(void *argument, int task, int thread)
 {
 	MatmulJob  *job = argument;
-	int			panel = job->cpu->kernels->panel;
+	const Kernels *kernels = job->cpu->kernels;
+	const Epilogue *epilogue = &job->epilogue;
+	int			panel = kernels->panel;
 	int			first_output = task / job->row_blocks * panel;
 	int			first_row = task % job->row_blocks * MATMUL_ROW_BLOCK;
 	int			rows = job->x.rows - first_row < MATMUL_ROW_BLOCK ? job->x.rows - first_row
@@ -184,23 +214,58 @@ matmul_task(void *argument, int task, int thread)
 							  ? job->weight->outputs - first_output
 							  : panel;
 	float	   *sums = job->cpu->sums + (size_t) thread * MATMUL_ROW_BLOCK * MATMUL_MAX_PANEL;
-	const float *weights = (const float *) job->weight->data +
-						   (size_t) first_output * (size_t) job->weight->inputs;
+	const uint32_t *weights = (const uint32_t *) job->weight->data +
+							  (size_t) first_output * (size_t) job->steps;
 
 	multiply_block(job, first_row, rows, weights, sums);
 	for (int r = 0; r < rows; r++)
-		finish_row(job, sums + r * panel, first_output, outputs,
-				   cpu_row(job->y, first_row + r) + first_output);
+		kernels->finish_row(outputs, sums + r * panel,
+							epilogue->bias == NULL ? NULL
+												   : cpu_row(*epilogue->bias, 0) + first_output,
+							epilogue->activation, epilogue->scale, epilogue->accumulate,
+							cpu_row(job->y, first_row + r) + first_output);
+}
+
+/* Round one row of x into the backend's buffer. */
+static void
+round_task(void *argument, int row, int thread)
+{
+	MatmulJob  *job = argument;
+	const Kernels *kernels = job->cpu->kernels;
+
+	kernels->round_row(job->weight->inputs, cpu_row(job->x, row),
+					   (char *) job->cpu->rounded +
+						   (size_t) row * (size_t) job->steps * 2 * (size_t) kernels->rounded_size);
+}
+
+/* Run tasks for as many rows as x has; in bf16 at most MATMUL_ROUNDED_ROWS. */
+static void
+multiply_rows(MatmulJob *job)
+{
+	const Weight *weight = job->weight;
+	int			panels = (weight->outputs + job->cpu->kernels->panel - 1) / job->cpu->kernels->panel;
+
+	job->row_blocks = (job->x.rows + MATMUL_ROW_BLOCK - 1) / MATMUL_ROW_BLOCK;
+	if (weight->type == TYPE_BF16)
+		cpu_run(job->cpu, round_task, job, job->x.rows, (double) job->x.rows * weight->inputs);
+	cpu_run(job->cpu, matmul_task, job, panels * job->row_blocks,
+			(double) job->x.rows * weight->outputs * weight->inputs);
 }
 
 void
 cpu_matmul(Backend *backend, Tensor y, Tensor x, const Weight *weight, Epilogue epilogue)
 {
 	CpuBackend *cpu = (CpuBackend *) backend;
-	int			panels = (weight->outputs + cpu->kernels->panel - 1) / cpu->kernels->panel;
-	MatmulJob	job = {cpu,	   y,		 x,
-					   weight, epilogue, (x.rows + MATMUL_ROW_BLOCK - 1) / MATMUL_ROW_BLOCK};
+	int			pass = weight->type == TYPE_BF16 ? MATMUL_ROUNDED_ROWS : x.rows;
+	MatmulJob	job = {.cpu = cpu, .weight = weight, .epilogue = epilogue,
+		.steps = (int) weight_steps(weight->type, weight->inputs)};
 
-	cpu_run(cpu, matmul_task, &job, panels * job.row_blocks,
-			(double) x.rows * weight->outputs * weight->inputs);
+	for (int row = 0; row < x.rows; row += pass)
+	{
+		int			rows = x.rows - row < pass ? x.rows - row : pass;
+
+		job.y = tensor_row_range(y, row, rows);
+		job.x = tensor_row_range(x, row, rows);
+		multiply_rows(&job);
+	}
 }

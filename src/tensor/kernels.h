@@ -17,26 +17,32 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "backend.h"
 #include "status.h"
 
-/* Rows of queries that share one walk over the keys. */
-#define ATTEND_MAX_ROWS 4
+/* Rows of queries that share one walk over the keys; a multiple of the lanes of every vector. */
+#define ATTEND_MAX_ROWS 16
 
-/* Queries of one head and one list of pages, see backend.h. */
+/*
+ * Queries of one head and one list of pages, see backend.h. Keys and values are words of 32 bits:
+ * an f32, or two bf16 that follow one another in the depth of the product, the first in the low half.
+ */
 typedef struct AttendTile
 {
 	int			rows;						/* 1 .. ATTEND_MAX_ROWS */
 	int			head_size;					/* D */
-	int			value_stride;				/* floats from one key's value to the next, >= D */
-	const float *q[ATTEND_MAX_ROWS];		/* [D] */
+	const void *q[ATTEND_MAX_ROWS];			/* f32 [D] */
 	float	   *y[ATTEND_MAX_ROWS];			/* [D] */
 	float		scale[ATTEND_MAX_ROWS];		/* of the scores; 0 makes them equal */
 	int			first[ATTEND_MAX_ROWS];		/* keys [first, end) of the list are seen */
 	int			end[ATTEND_MAX_ROWS];
 	const int32_t *pages;					/* the list */
-	const float *keys;						/* of page 0, this head: [D, KV_PAGE_KEYS] */
-	const float *values;					/* of page 0, this head: [KV_PAGE_KEYS, value_stride] */
-	size_t		page_stride;				/* floats from page to page */
+	/* of page 0, this head: [D, KV_PAGE_KEYS]; bf16: [pairs of D, KV_PAGE_KEYS], a last one with 0 */
+	const float *keys;
+	/* of page 0, this head: [KV_PAGE_KEYS, D]; bf16: [pairs of keys, D] */
+	const float *values;
+	size_t		page_stride;				/* words from page to page */
+	void	   *scratch;					/* bf16: ATTEND_MAX_ROWS * (D + 1) f32 for rounded queries */
 } AttendTile;
 
 typedef struct Kernels
@@ -44,6 +50,7 @@ typedef struct Kernels
 	const char *name;
 	int			panel;			/* outputs side by side in packed weights */
 	int			tile_rows;		/* rows that multiply_panel takes at most */
+	int			rounded_size;	/* bytes of an element as round_row leaves it */
 
 	/*
 	 * sums [rows, panel] = or += x [rows, depth] * weights [depth, panel]. Each
@@ -52,6 +59,22 @@ typedef struct Kernels
 	 */
 	void		(*multiply_panel) (int rows, int depth, const float *x, size_t x_stride,
 						   const float *weights, float *sums, bool first);
+	/*
+	 * x [count] rounded to bf16, to nearest even, in the form that multiply_panel_bf16 reads; a zero
+	 * is appended to an odd count. Numbers below 2^-126 become zero.
+	 */
+	void		(*round_row) (int count, const float *x, void *rounded);
+	/*
+	 * sums [rows, panel] = or += x [rows, pairs of depth] * weights [pairs of depth, panel, 2].
+	 * x as made by round_row, x_stride pairs from row to row; weights bf16. Of a pair the second
+	 * product is added first. All instruction sets give the same bits, unless a product or a sum lies
+	 * below 2^-126, which avx512bf16 takes as zero.
+	 */
+	void		(*multiply_panel_bf16) (int rows, int pairs, const void *x, size_t x_stride,
+								const void *weights, float *sums, bool first);
+	/* y [count] = [y +] scale * activation(sums + bias); bias NULL: none. */
+	void		(*finish_row) (int count, const float *sums, const float *bias, Activation activation,
+					   float scale, bool accumulate, float *y);
 	/* y[i] = x[i] normalised; see backend.h. y may be x. */
 	void		(*layer_norm) (int columns, const float *x, const float *weight, const float *bias,
 					   float epsilon, float *y);
@@ -63,12 +86,18 @@ typedef struct Kernels
 	void		(*swiglu) (int count, const float *gate, const float *up, float *y);
 	/* softmax(scale q k^T) v for the tile; a row that sees no key gives zero. */
 	void		(*attend) (const AttendTile *tile);
+	/*
+	 * The same over bf16 keys and values: q and the weights exp(score - largest) are rounded to
+	 * bf16, scores, softmax and sums are f32.
+	 */
+	void		(*attend_bf16) (const AttendTile *tile);
 } Kernels;
 
 extern const Kernels kernels_portable;
 #if defined(__x86_64__)
 extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
+extern const Kernels kernels_avx512bf16;
 #endif
 
 /*

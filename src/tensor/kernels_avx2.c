@@ -12,8 +12,20 @@ typedef int IntVector __attribute__((vector_size(32)));
 #define v_max(a, b) ((Vector) _mm256_max_ps((__m256) (a), (__m256) (b)))
 #define v_min(a, b) ((Vector) _mm256_min_ps((__m256) (a), (__m256) (b)))
 
+static inline float
+v_largest(Vector v)
+{
+	__m128		half = _mm_max_ps(_mm256_castps256_ps128((__m256) v),
+								  _mm256_extractf128_ps((__m256) v, 1));
+
+	half = _mm_max_ps(half, _mm_movehl_ps(half, half));
+	return _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
+}
+
 #define PANEL_VECTORS 2
 #define TILE_ROWS 6
+#define SCORE_ROWS 4
+#define VALUE_ROWS 2
 #define KERNELS kernels_avx2
 #define KERNELS_NAME "avx2"
 #include "kernels_template.h"

@@ -1,19 +1,8 @@
 /*
- * kernels_avx512.c - the inner loops for AVX-512: sixteen lanes, 24 sums and 4
- * weights of the 32 registers in a product's tile.
+ * kernels_avx512.c - the inner loops for AVX-512.
  */
-#include <immintrin.h>
+#include "kernels_avx512.h"
 
-#define LANES 16
-typedef float Vector __attribute__((vector_size(64)));
-typedef int IntVector __attribute__((vector_size(64)));
-
-#define v_fma(a, b, c) ((Vector) _mm512_fmadd_ps((__m512) (a), (__m512) (b), (__m512) (c)))
-#define v_max(a, b) ((Vector) _mm512_max_ps((__m512) (a), (__m512) (b)))
-#define v_min(a, b) ((Vector) _mm512_min_ps((__m512) (a), (__m512) (b)))
-
-#define PANEL_VECTORS 4
-#define TILE_ROWS 6
 #define KERNELS kernels_avx512
 #define KERNELS_NAME "avx512"
 #include "kernels_template.h"

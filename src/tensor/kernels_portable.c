@@ -29,8 +29,18 @@ v_min(Vector a, Vector b)
 	return (Vector) ((mask & (IntVector) a) | (~mask & (IntVector) b));
 }
 
+static inline float
+v_largest(Vector v)
+{
+	Vector		pair = v_max(v, (Vector) {v[2], v[3], v[2], v[3]});
+
+	return pair[0] > pair[1] ? pair[0] : pair[1];
+}
+
 #define PANEL_VECTORS 2
 #define TILE_ROWS 4
+#define SCORE_ROWS 4
+#define VALUE_ROWS 2
 #define KERNELS kernels_portable
 #define KERNELS_NAME "portable"
 #include "kernels_template.h"

@@ -33,11 +33,18 @@ avx512_supported(void)
 	return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
 		__builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
+
+static bool
+avx512bf16_supported(void)
+{
+	return avx512_supported() && __builtin_cpu_supports("avx512bf16");
+}
 #endif
 
 /* Best first. */
 static const Candidate candidates[] = {
 #if defined(__x86_64__)
+	{&kernels_avx512bf16, avx512bf16_supported},
 	{&kernels_avx512, avx512_supported},
 	{&kernels_avx2, avx2_supported},
 #endif
@@ -65,7 +72,7 @@ kernels_select(const char *name, Status *status)
 		}
 	}
 	status_set(status, STATUS_INVALID_ARGUMENT, "unknown instruction set \"%s\"", name);
-	status_hint(status, "Use auto, avx512, avx2 or portable.");
+	status_hint(status, "Use auto, avx512bf16, avx512, avx2 or portable.");
 	return NULL;
 }
 

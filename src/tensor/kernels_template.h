@@ -8,10 +8,18 @@
  *	IntVector					the same of 32-bit integers
  *	v_fma(a, b, c)				a * b + c
  *	v_max(a, b), v_min(a, b)
+ *	v_largest(a)				largest lane
  *	PANEL_VECTORS				vectors across a panel of outputs
  *	TILE_ROWS					rows of a product's register tile
+ *	SCORE_ROWS, VALUE_ROWS		rows of the register tiles of attention
  *	KERNELS						name of the table to define
  *	KERNELS_NAME				its name for users
+ *
+ * and, where the machine multiplies bf16 itself, HAS_BF16 with
+ *
+ *	Rounded						how an element rounded to bf16 is kept: uint16_t
+ *	v_store_rounded(p, a)		LANES elements, rounded
+ *	v_dot_pair(sum, x, w)		a step of a bf16 product, see kernels_products.h
  */
 #include <float.h>
 #include <math.h>
@@ -87,18 +95,34 @@ v_sum(Vector v)
 	return lanes[0];
 }
 
-static inline float
-v_largest(Vector v)
-{
-	float		lanes[LANES];
-	float		largest;
+/* Halves of words that hold two bf16: the mask that keeps one, in place. */
+#define PAIR_EVEN 0x0000FFFF
+#define PAIR_ODD ((int) 0xFFFF0000)
 
-	v_store(lanes, v);
-	largest = lanes[0];
-	for (int i = 1; i < LANES; i++)
-		largest = lanes[i] > largest ? lanes[i] : largest;
-	return largest;
+#ifndef HAS_BF16
+/* Without instructions for bf16, rounded elements are kept as f32. */
+typedef float Rounded;
+
+/* Round to bf16, to nearest even; below 2^-126 to zero, as vcvtneps2bf16 does. NaN stays NaN. */
+static inline void
+v_store_rounded(Rounded *p, Vector v)
+{
+	IntVector	magnitude = (IntVector) v & 0x7FFFFFFF;
+	IntVector	not_a_number = magnitude > 0x7F800000;
+	IntVector	rounded = magnitude & ~not_a_number & (magnitude >= 0x00800000);
+
+	rounded = (rounded + 0x7FFF + ((rounded >> 16) & 1)) & PAIR_ODD;
+	rounded = rounded | ((IntVector) v & INT32_MIN);
+	v_store(p, v_select(not_a_number, v, (Vector) rounded));
 }
+
+static inline Vector
+v_dot_pair(Vector sum, const Rounded *x, IntVector weights)
+{
+	sum = v_fma(v_set(x[1]), (Vector) (weights & PAIR_ODD), sum);
+	return v_fma(v_set(x[0]), (Vector) (weights << 16), sum);
+}
+#endif
 
 /*
  * e^x to about one unit in the last place: x = n ln 2 + r with |r| <= ln 2 / 2, the
@@ -168,69 +192,6 @@ v_gelu(Vector x)
 	return x * v_select(x < v_set(0.0f), half_tail, v_set(1.0f) - half_tail);
 }
 
-/* ---- products ---- */
-
-/*
- * The register tile: rows x PANEL sums stay in registers while depth goes by. rows is a
- * constant wherever this is inlined, so that the loops unroll.
- */
-static inline __attribute__((always_inline)) void
-multiply_tile(const int rows, int depth, const float *x, size_t x_stride, const float *weights,
-			  float *sums, bool first)
-{
-	Vector		sum[TILE_ROWS][PANEL_VECTORS];
-
-	UNROLL for (int r = 0; r < rows; r++)
-		UNROLL for (int v = 0; v < PANEL_VECTORS; v++)
-			sum[r][v] = first ? v_set(0.0f) : v_load(sums + r * PANEL + v * LANES);
-	for (int k = 0; k < depth; k++)
-	{
-		Vector		w[PANEL_VECTORS];
-
-		UNROLL for (int v = 0; v < PANEL_VECTORS; v++)
-			w[v] = v_load(weights + (size_t) k * PANEL + v * LANES);
-		UNROLL for (int r = 0; r < rows; r++)
-		{
-			Vector		xk = v_set(x[(size_t) r * x_stride + (size_t) k]);
-
-			UNROLL for (int v = 0; v < PANEL_VECTORS; v++)
-				sum[r][v] = v_fma(xk, w[v], sum[r][v]);
-		}
-	}
-	UNROLL for (int r = 0; r < rows; r++)
-		UNROLL for (int v = 0; v < PANEL_VECTORS; v++)
-			v_store(sums + r * PANEL + v * LANES, sum[r][v]);
-}
-
-static void
-multiply_panel(int rows, int depth, const float *x, size_t x_stride, const float *weights,
-			   float *sums, bool first)
-{
-	switch (rows)
-	{
-		case 1:
-			multiply_tile(1, depth, x, x_stride, weights, sums, first);
-			break;
-		case 2:
-			multiply_tile(2, depth, x, x_stride, weights, sums, first);
-			break;
-		case 3:
-			multiply_tile(3, depth, x, x_stride, weights, sums, first);
-			break;
-		case 4:
-			multiply_tile(4, depth, x, x_stride, weights, sums, first);
-			break;
-#if TILE_ROWS >= 6
-		case 5:
-			multiply_tile(5, depth, x, x_stride, weights, sums, first);
-			break;
-		case 6:
-			multiply_tile(6, depth, x, x_stride, weights, sums, first);
-			break;
-#endif
-	}
-}
-
 /* ---- rows ---- */
 
 /* Sum of (x - shift)^power over a row, power 1 or 2; element i goes to lane i mod LANES. */
@@ -262,8 +223,12 @@ layer_norm(int columns, const float *x, const float *weight, const float *bias, 
 	float		mean = sum_row(columns, x, 0.0f, 1) / (float) columns;
 	float		variance = sum_row(columns, x, mean, 2) / (float) columns;
 	float		scale = 1.0f / sqrtf(variance + epsilon);
+	int			i;
 
-	for (int i = 0; i < columns; i++)
+	for (i = 0; i + LANES <= columns; i += LANES)
+		v_store(y + i, (v_load(x + i) - v_set(mean)) * v_set(scale) * v_load(weight + i) +
+				v_load(bias + i));
+	for (; i < columns; i++)
 		y[i] = (x[i] - mean) * scale * weight[i] + bias[i];
 }
 
@@ -271,8 +236,11 @@ static void
 rms_norm(int columns, const float *x, const float *weight, float epsilon, float *y)
 {
 	float		scale = 1.0f / sqrtf(sum_row(columns, x, 0.0f, 2) / (float) columns + epsilon);
+	int			i;
 
-	for (int i = 0; i < columns; i++)
+	for (i = 0; i + LANES <= columns; i += LANES)
+		v_store(y + i, v_load(x + i) * v_set(scale) * v_load(weight + i));
+	for (; i < columns; i++)
 		y[i] = x[i] * scale * weight[i];
 }
 
@@ -318,183 +286,23 @@ swiglu(int count, const float *gate, const float *up, float *y)
 	}
 }
 
-/* ---- attention ---- */
-
-/* What a row of a tile carries from page to page: the running softmax. */
-typedef struct RunningRow
-{
-	float		largest;		/* score so far */
-	float		sum;			/* of exp(score - largest) */
-	float		weights[KV_PAGE_KEYS];	/* exp(score - largest) of the current page */
-} RunningRow;
-
-/* scores[r] = q[r] . keys of one page, without the scale; keys [D, KV_PAGE_KEYS]. */
-static inline __attribute__((always_inline)) void
-score_page(const int rows, const AttendTile *tile, const float *keys, RunningRow *running)
-{
-	Vector		sum[ATTEND_MAX_ROWS][PAGE_VECTORS];
-
-	UNROLL for (int r = 0; r < rows; r++)
-		UNROLL for (int v = 0; v < PAGE_VECTORS; v++)
-			sum[r][v] = v_set(0.0f);
-	for (int d = 0; d < tile->head_size; d++)
-		UNROLL for (int v = 0; v < PAGE_VECTORS; v++)
-		{
-			Vector		k = v_load(keys + d * KV_PAGE_KEYS + v * LANES);
-
-			UNROLL for (int r = 0; r < rows; r++)
-				sum[r][v] = v_fma(v_set(tile->q[r][d]), k, sum[r][v]);
-		}
-	UNROLL for (int r = 0; r < rows; r++)
-		UNROLL for (int v = 0; v < PAGE_VECTORS; v++)
-			v_store(running[r].weights + v * LANES, sum[r][v]);
-}
-
-/*
- * Take the scores of keys [low, high) of a page into the running softmax; return the
- * factor by which what was summed before has to shrink.
- */
-static inline float
-soften_page(RunningRow *row, float scale, int low, int high)
-{
-	float		largest = row->largest;
-	float		shrink;
-	Vector		sum = v_set(0.0f);
-
-	for (int j = 0; j < KV_PAGE_KEYS; j++)
-		row->weights[j] = j >= low && j < high ? row->weights[j] * scale : -INFINITY;
-	for (int j = 0; j < KV_PAGE_KEYS; j += LANES)
-	{
-		float		here = v_largest(v_load(row->weights + j));
-
-		largest = here > largest ? here : largest;
-	}
-	for (int j = 0; j < KV_PAGE_KEYS; j += LANES)
-	{
-		Vector		w = v_exp(v_load(row->weights + j) - v_set(largest));
-
-		v_store(row->weights + j, w);
-		sum = sum + w;
-	}
-	shrink = v_exp(v_set(row->largest - largest))[0];
-	row->sum = row->sum * shrink + v_sum(sum);
-	row->largest = largest;
-	return shrink;
-}
-
-/*
- * The part of add_values for `vectors` whole vectors of y from d on; vectors is a constant where
- * this is inlined.
- */
-static inline __attribute__((always_inline)) void
-add_value_vectors(const int vectors, const AttendTile *tile, const float *values,
-				  const float *weights, float shrink, int low, int high, int d, float *y)
-{
-	Vector		sum[4];
-
-	UNROLL for (int v = 0; v < vectors; v++)
-		sum[v] = v_load(y + d + v * LANES) * v_set(shrink);
-	for (int j = low; j < high; j++)
-		UNROLL for (int v = 0; v < vectors; v++) sum[v] = v_fma(
-			v_set(weights[j]), v_load(values + j * tile->value_stride + d + v * LANES), sum[v]);
-	UNROLL for (int v = 0; v < vectors; v++)
-		v_store(y + d + v * LANES, sum[v]);
-}
-
-/* y = y * shrink + sum over keys [low, high) of weight * value. */
-static inline void
-add_values(const AttendTile *tile, const float *values, const float *weights, float shrink, int low,
-		   int high, float *y)
-{
-	int			size = tile->head_size;
-	int			d = 0;
-
-	for (; d + 4 * LANES <= size; d += 4 * LANES)
-		add_value_vectors(4, tile, values, weights, shrink, low, high, d, y);
-	for (; d + 2 * LANES <= size; d += 2 * LANES)
-		add_value_vectors(2, tile, values, weights, shrink, low, high, d, y);
-	for (; d + LANES <= size; d += LANES)
-		add_value_vectors(1, tile, values, weights, shrink, low, high, d, y);
-	if (d < size)
-	{
-		Vector		sum = v_load_part(y + d, size - d, 0.0f) * v_set(shrink);
-
-		for (int j = low; j < high; j++)
-			sum = v_fma(v_set(weights[j]),
-						v_load_part(values + j * tile->value_stride + d, size - d, 0.0f), sum);
-		v_store_part(y + d, sum, size - d);
-	}
-}
-
-static inline __attribute__((always_inline)) void
-attend_rows(const int rows, const AttendTile *tile)
-{
-	RunningRow	running[ATTEND_MAX_ROWS];
-	int			first = tile->first[0];
-	int			end = tile->end[0];
-
-	for (int r = 0; r < rows; r++)
-	{
-		first = tile->first[r] < first ? tile->first[r] : first;
-		end = tile->end[r] > end ? tile->end[r] : end;
-		running[r].largest = -FLT_MAX;
-		running[r].sum = 0.0f;
-		memset(tile->y[r], 0, (size_t) tile->head_size * sizeof(float));
-	}
-	for (int begin = first / KV_PAGE_KEYS * KV_PAGE_KEYS; begin < end; begin += KV_PAGE_KEYS)
-	{
-		size_t		page = (size_t) tile->pages[begin / KV_PAGE_KEYS];
-
-		score_page(rows, tile, tile->keys + page * tile->page_stride, running);
-		for (int r = 0; r < rows; r++)
-		{
-			int			low = tile->first[r] > begin ? tile->first[r] - begin : 0;
-			int			high = tile->end[r] < begin + KV_PAGE_KEYS ? tile->end[r] - begin
-																   : KV_PAGE_KEYS;
-			float		shrink;
-
-			if (low >= high)
-				continue;
-			shrink = soften_page(&running[r], tile->scale[r], low, high);
-			add_values(tile, tile->values + page * tile->page_stride, running[r].weights, shrink,
-					   low, high, tile->y[r]);
-		}
-	}
-	for (int r = 0; r < rows; r++)
-		if (running[r].sum > 0.0f)
-			for (int d = 0; d < tile->head_size; d++)
-				tile->y[r][d] /= running[r].sum;
-}
-
-static void
-attend(const AttendTile *tile)
-{
-	switch (tile->rows)
-	{
-		case 1:
-			attend_rows(1, tile);
-			break;
-		case 2:
-			attend_rows(2, tile);
-			break;
-		case 3:
-			attend_rows(3, tile);
-			break;
-		case 4:
-			attend_rows(4, tile);
-			break;
-	}
-}
+#include "kernels_products.h"
+#include "kernels_attention.h"
 
 const Kernels KERNELS = {
 	.name = KERNELS_NAME,
 	.panel = PANEL,
 	.tile_rows = TILE_ROWS,
+	.rounded_size = sizeof(Rounded),
 	.multiply_panel = multiply_panel,
+	.round_row = round_row,
+	.multiply_panel_bf16 = multiply_panel_bf16,
+	.finish_row = finish_row,
 	.layer_norm = layer_norm,
 	.rms_norm = rms_norm,
 	.quick_gelu = quick_gelu,
 	.gelu = gelu,
 	.swiglu = swiglu,
 	.attend = attend,
+	.attend_bf16 = attend_bf16,
 };

@@ -10,6 +10,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 typedef enum DataType
 {
@@ -46,5 +47,24 @@ extern Tensor tensor_column_range(Tensor tensor, int first, int count);
 
 /* Convert count elements of a floating type on the host to f32. */
 extern void convert_to_f32(const void *from, DataType type, size_t count, float *to);
+
+/*
+ * An f32 rounded to bf16, to nearest even, as all bf16 arithmetic here does it: numbers below 2^-126
+ * become zero, NaN stays one.
+ */
+static inline uint16_t
+bf16_from_f32(float value)
+{
+	uint32_t	bits;
+	uint32_t	magnitude;
+
+	memcpy(&bits, &value, sizeof(bits));
+	magnitude = bits & 0x7FFFFFFFu;
+	if (magnitude > 0x7F800000u)
+		return (uint16_t) (bits >> 16 | 0x40);
+	if (magnitude < 0x00800000u)
+		return (uint16_t) (bits >> 16 & 0x8000);
+	return (uint16_t) ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
 
 #endif

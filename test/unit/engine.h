@@ -123,10 +123,12 @@ typedef struct Engine
 
 /* attend_previous as in ModelOptions. */
 static UNIT_UNUSED Engine
-engine_open(const char *directory, const char *instruction_set, int threads, int attend_previous)
+engine_open_format(const char *directory, const char *instruction_set, int threads,
+				   int attend_previous, WeightFormat weights)
 {
 	CpuOptions	cpu = {threads, instruction_set};
-	ModelOptions options = {.attend_previous = attend_previous,
+	ModelOptions options = {.weights = weights,
+							.attend_previous = attend_previous,
 							.max_step_tokens = 512,
 							.max_step_logits = 256,
 							.max_images = 4};
@@ -138,7 +140,7 @@ engine_open(const char *directory, const char *instruction_set, int threads, int
 	engine.backend = backend_open_cpu(&cpu, &engine.status);
 	if (engine.backend == NULL)
 		engine_bail(instruction_set, &engine.status);
-	engine.model = model_open(directory, engine.backend, TYPE_F32, &options, &engine.status);
+	engine.model = model_open(directory, engine.backend, &options, &engine.status);
 	if (engine.model == NULL)
 		engine_bail(directory, &engine.status);
 	engine.config = model_config(engine.model);
@@ -150,6 +152,13 @@ engine_open(const char *directory, const char *instruction_set, int threads, int
 	if (engine.tokenizer == NULL)
 		engine_bail(path, &engine.status);
 	return engine;
+}
+
+/* In f32, as the golden data was computed. */
+static UNIT_UNUSED Engine
+engine_open(const char *directory, const char *instruction_set, int threads, int attend_previous)
+{
+	return engine_open_format(directory, instruction_set, threads, attend_previous, WEIGHTS_F32);
 }
 
 static UNIT_UNUSED void

@@ -106,7 +106,7 @@ check_damage(const Damage *damage, const char *part)
 	backend = backend_open_cpu(&cpu, &status);
 	if (backend == NULL)
 		engine_bail("backend", &status);
-	model = model_open(directory, backend, TYPE_F32, &options, &status);
+	model = model_open(directory, backend, &options, &status);
 	snprintf(text, sizeof(text), "%s %s", status.message, status.detail);
 	if (part == NULL)
 		UNIT_EQUAL_TEXT(text, " ");

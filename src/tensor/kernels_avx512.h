@@ -1,0 +1,19 @@
+/*
+ * kernels_avx512.h - what the kernels for AVX-512, with and without BF16, share: sixteen lanes, 24
+ * sums and 4 weights of the 32 registers in a product's tile.
+ */
+#include <immintrin.h>
+
+#define LANES 16
+typedef float Vector __attribute__((vector_size(64)));
+typedef int IntVector __attribute__((vector_size(64)));
+
+#define v_fma(a, b, c) ((Vector) _mm512_fmadd_ps((__m512) (a), (__m512) (b), (__m512) (c)))
+#define v_max(a, b) ((Vector) _mm512_max_ps((__m512) (a), (__m512) (b)))
+#define v_min(a, b) ((Vector) _mm512_min_ps((__m512) (a), (__m512) (b)))
+#define v_largest(a) _mm512_reduce_max_ps((__m512) (a))
+
+#define PANEL_VECTORS 4
+#define TILE_ROWS 6
+#define SCORE_ROWS 8
+#define VALUE_ROWS 4
