@@ -111,6 +111,7 @@ extern int	cli_detokenize(int argc, char **argv);
 extern int	cli_forward(int argc, char **argv);
 extern int	cli_generate(int argc, char **argv);
 extern int	cli_serve(int argc, char **argv);
+extern int	cli_bench(int argc, char **argv);
 extern int	cli_unsupported(int argc, char **argv);
 
 #endif

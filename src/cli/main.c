@@ -25,7 +25,7 @@ static const Command commands[] = {
 	{"serve", cli_serve, "answer the backends of a PostgreSQL server"},
 	{"finetune", cli_unsupported, "train a LoRA adapter (not supported yet)"},
 	{"quantize", cli_unsupported, "make 8-bit or 4-bit weights (not supported yet)"},
-	{"bench", cli_unsupported, "measure speed (not supported yet)"},
+	{"bench", cli_bench, "measure speed"},
 };
 
 #define COMMANDS (sizeof(commands) / sizeof(commands[0]))

@@ -14,6 +14,9 @@
 #include <stdint.h>
 #include <string.h>
 
+/* Elements that are rounded at once; even. */
+#define WRITE_BLOCK 256
+
 /* Words of 32 bits of the keys of one head in one page. */
 static size_t
 key_words(DataType type, int head_size)
@@ -80,6 +83,7 @@ cpu_kv_destroy(Backend *backend, KvPool *pool)
 
 typedef struct KvWriteJob
 {
+	const Kernels *kernels;
 	const KvPool *pool;
 	float	   *layer;
 	Tensor		keys;
@@ -98,16 +102,24 @@ write_f32(int size, int place, const float *k, const float *v, float *keys, floa
 
 /* The same, rounded to bf16; an odd head size is filled up with zero. */
 static void
-write_bf16(int size, int place, const float *k, const float *v, uint16_t *keys, uint16_t *values)
+write_bf16(const Kernels *kernels, int size, int place, const float *k, const float *v,
+		   uint32_t *keys, uint16_t *values)
 {
 	values += place / 2 * 2 * size + place % 2;
-	for (int d = 0; d < size; d++)
+	for (int first = 0; first < size; first += WRITE_BLOCK)
 	{
-		keys[(d / 2 * KV_PAGE_KEYS + place) * 2 + d % 2] = bf16_from_f32(k[d]);
-		values[2 * d] = bf16_from_f32(v[d]);
+		int			count = size - first < WRITE_BLOCK ? size - first : WRITE_BLOCK;
+		uint16_t	half[WRITE_BLOCK];
+		uint32_t	pair[WRITE_BLOCK / 2];
+
+		pair[(count - 1) / 2] = 0;
+		kernels->convert_bf16(count, k + first, (uint16_t *) pair);
+		for (int i = 0; i < (count + 1) / 2; i++)
+			keys[(first / 2 + i) * KV_PAGE_KEYS + place] = pair[i];
+		kernels->convert_bf16(count, v + first, half);
+		for (int i = 0; i < count; i++)
+			values[2 * (first + i)] = half[i];
 	}
-	if (size % 2 == 1)
-		keys[(size / 2 * KV_PAGE_KEYS + place) * 2 + 1] = 0;
 }
 
 /* One head of all rows, so that no other thread writes to its pages. */
@@ -129,7 +141,7 @@ kv_write_head(void *argument, int head, int thread)
 		const float *v = cpu_row(job->values, row) + head * size;
 
 		if (pool->type == TYPE_BF16)
-			write_bf16(size, place, k, v, (uint16_t *) keys, (uint16_t *) values);
+			write_bf16(job->kernels, size, place, k, v, (uint32_t *) keys, (uint16_t *) values);
 		else
 			write_f32(size, place, k, v, keys, values);
 	}
@@ -139,9 +151,10 @@ void
 cpu_kv_write(Backend *backend, const KvPool *pool, int layer, Tensor keys, Tensor values,
 			 Tensor slots)
 {
-	KvWriteJob	job = {pool, layer_data(pool, layer), keys, values, slots.data};
+	CpuBackend *cpu = (CpuBackend *) backend;
+	KvWriteJob	job = {cpu->kernels, pool, layer_data(pool, layer), keys, values, slots.data};
 
-	cpu_run((CpuBackend *) backend, kv_write_head, &job, pool->heads,
+	cpu_run(cpu, kv_write_head, &job, pool->heads,
 			2.0 * keys.rows * keys.columns);
 }
 

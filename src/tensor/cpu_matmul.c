@@ -41,7 +41,7 @@ typedef struct PackJob
 	const WeightPart *parts;
 	int			count;
 	int			inputs;
-	int			panel;
+	const Kernels *kernels;
 	DataType	format;
 	uint32_t   *packed;
 } PackJob;
@@ -86,26 +86,27 @@ static void
 pack_panel(void *argument, int task, int thread)
 {
 	PackJob    *job = argument;
-	size_t		panel = (size_t) job->panel;
+	size_t		panel = (size_t) job->kernels->panel;
 	size_t		steps = weight_steps(job->format, job->inputs);
 	uint32_t   *packed = job->packed + (size_t) task * steps * panel;
 	float		values[PACK_DEPTH + 1];
+	uint32_t	words[PACK_DEPTH + 1];
 
 	for (int k = 0; k < job->inputs; k += PACK_DEPTH)
 	{
 		int			length = job->inputs - k < PACK_DEPTH ? job->inputs - k : PACK_DEPTH;
 		uint32_t   *block = packed + weight_steps(job->format, k) * panel;
+		size_t		steps_here = weight_steps(job->format, length);
 
 		for (size_t p = 0; p < panel; p++)
 		{
-			read_depths(job, task * job->panel + (int) p, k, length, values);
+			read_depths(job, task * job->kernels->panel + (int) p, k, length, values);
 			if (job->format == TYPE_BF16)
-				for (int i = 0; i < length; i += 2)
-					block[(size_t) (i / 2) * panel + p] = bf16_from_f32(values[i]) |
-						(uint32_t) bf16_from_f32(values[i + 1]) << 16;
+				job->kernels->convert_bf16(length + 1, values, (uint16_t *) words);
 			else
-				for (int i = 0; i < length; i++)
-					memcpy(&block[(size_t) i * panel + p], &values[i], sizeof(float));
+				memcpy(words, values, (size_t) length * sizeof(float));
+			for (size_t i = 0; i < steps_here; i++)
+				block[i * panel + p] = words[i];
 		}
 	}
 }
@@ -119,7 +120,7 @@ cpu_weight_create(Backend *backend, const WeightPart *parts, int count, int inpu
 	size_t		steps = weight_steps(format, inputs);
 	int			outputs = 0;
 	int			panels;
-	PackJob		job = {parts, count, inputs, panel, format, NULL};
+	PackJob		job = {parts, count, inputs, cpu->kernels, format, NULL};
 
 	if (format != TYPE_F32 && format != TYPE_BF16)
 		return status_set(status, STATUS_NOT_SUPPORTED, "weights in %s are not supported",

@@ -64,6 +64,8 @@ typedef struct Kernels
 	 * is appended to an odd count. Numbers below 2^-126 become zero.
 	 */
 	void		(*round_row) (int count, const float *x, void *rounded);
+	/* x [count] rounded in the same way, as bf16. */
+	void		(*convert_bf16) (int count, const float *x, uint16_t *to);
 	/*
 	 * sums [rows, panel] = or += x [rows, pairs of depth] * weights [pairs of depth, panel, 2].
 	 * x as made by round_row, x_stride pairs from row to row; weights bf16. Of a pair the second

@@ -18,6 +18,8 @@ v_store_rounded(Rounded *p, Vector v)
 	memcpy(p, &rounded, sizeof(rounded));
 }
 
+#define v_store_bf16 v_store_rounded
+
 static inline Vector
 v_dot_pair(Vector sum, const Rounded *x, IntVector weights)
 {

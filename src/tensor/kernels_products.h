@@ -123,6 +123,17 @@ round_row(int count, const float *x, void *rounded)
 	}
 }
 
+static void
+convert_bf16(int count, const float *x, uint16_t *to)
+{
+	int			i = 0;
+
+	for (; i + LANES <= count; i += LANES)
+		v_store_bf16(to + i, v_load(x + i));
+	for (; i < count; i++)
+		to[i] = bf16_from_f32(x[i]);
+}
+
 /* The part of finish_row for whole vectors or, with count below LANES, for the last ones. */
 static inline __attribute__((always_inline)) Vector
 finish_vector(Vector sum, Vector bias, Activation activation, float scale)

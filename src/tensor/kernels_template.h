@@ -19,6 +19,7 @@
  *
  *	Rounded						how an element rounded to bf16 is kept: uint16_t
  *	v_store_rounded(p, a)		LANES elements, rounded
+ *	v_store_bf16(p, a)			the same as bf16
  *	v_dot_pair(sum, x, w)		a step of a bf16 product, see kernels_products.h
  */
 #include <float.h>
@@ -102,10 +103,11 @@ v_sum(Vector v)
 #ifndef HAS_BF16
 /* Without instructions for bf16, rounded elements are kept as f32. */
 typedef float Rounded;
+typedef uint16_t HalfVector __attribute__((vector_size(2 * LANES)));
 
 /* Round to bf16, to nearest even; below 2^-126 to zero, as vcvtneps2bf16 does. NaN stays NaN. */
-static inline void
-v_store_rounded(Rounded *p, Vector v)
+static inline Vector
+v_round(Vector v)
 {
 	IntVector	magnitude = (IntVector) v & 0x7FFFFFFF;
 	IntVector	not_a_number = magnitude > 0x7F800000;
@@ -113,7 +115,21 @@ v_store_rounded(Rounded *p, Vector v)
 
 	rounded = (rounded + 0x7FFF + ((rounded >> 16) & 1)) & PAIR_ODD;
 	rounded = rounded | ((IntVector) v & INT32_MIN);
-	v_store(p, v_select(not_a_number, v, (Vector) rounded));
+	return v_select(not_a_number, (Vector) ((IntVector) v | 0x00400000), (Vector) rounded);
+}
+
+static inline void
+v_store_rounded(Rounded *p, Vector v)
+{
+	v_store(p, v_round(v));
+}
+
+static inline void
+v_store_bf16(uint16_t *p, Vector v)
+{
+	HalfVector	halves = __builtin_convertvector((IntVector) v_round(v) >> 16, HalfVector);
+
+	memcpy(p, &halves, sizeof(halves));
 }
 
 static inline Vector
@@ -296,6 +312,7 @@ const Kernels KERNELS = {
 	.rounded_size = sizeof(Rounded),
 	.multiply_panel = multiply_panel,
 	.round_row = round_row,
+	.convert_bf16 = convert_bf16,
 	.multiply_panel_bf16 = multiply_panel_bf16,
 	.finish_row = finish_row,
 	.layer_norm = layer_norm,

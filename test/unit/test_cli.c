@@ -133,7 +133,7 @@ UNIT_TEST(every_command_has_help)
 		{"info", cli_info}, {"preprocess", cli_preprocess}, {"tokenize", cli_tokenize},
 		{"detokenize", cli_detokenize}, {"forward", cli_forward}, {"generate", cli_generate},
 		{"serve", cli_serve}, {"finetune", cli_unsupported}, {"quantize", cli_unsupported},
-		{"bench", cli_unsupported},
+		{"bench", cli_bench},
 	};
 
 	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
@@ -157,6 +157,8 @@ UNIT_TEST(wrong_usage_is_status_2_and_names_the_word)
 	CHECK_FAILS(cli_forward, 2, "-o", "forward", MODEL_A, "--ids", "1 2");
 	CHECK_FAILS(cli_info, 2, "\"many\"", "info", MODEL_A, "--threads", "many");
 	CHECK_FAILS(cli_info, 2, "\"2\"", "info", MODEL_A, "--attend-previous=2");
+	CHECK_FAILS(cli_info, 2, "\"bf8\"", "info", MODEL_A, "--weights", "bf8");
+	CHECK_FAILS(cli_bench, 2, "\"1,x\"", "bench", MODEL_A, "--vision", "--batch", "1,x");
 	CHECK_FAILS(cli_preprocess, 2, "\"ugly\"", "preprocess", MODEL_A, MODEL_A "/images/img0.png",
 				"--image-rules", "ugly", "-o", "/dev/null");
 	CHECK_FAILS(cli_generate, 2, "--prompt", "generate", MODEL_A);
@@ -167,7 +169,7 @@ UNIT_TEST(what_is_not_supported_is_status_2)
 {
 	CHECK_FAILS(cli_unsupported, 2, "finetune", "finetune", MODEL_A, "--data", "rows.jsonl");
 	CHECK_FAILS(cli_unsupported, 2, "quantize", "quantize", MODEL_A);
-	CHECK_FAILS(cli_unsupported, 2, "bench", "bench", MODEL_A);
+	CHECK_FAILS(cli_bench, 2, "--vision", "bench", MODEL_A);
 	CHECK_FAILS(cli_info, 2, "cuda:1", "info", MODEL_A, "--device", "cuda:1");
 	CHECK_FAILS(cli_info, 2, "q4", "info", MODEL_A, "--weights", "q4");
 }

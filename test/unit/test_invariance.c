@@ -8,7 +8,7 @@
  *	with 1 or 2 threads
  *	whether its picture is encoded alone or beside others
  *
- * for every instruction set of the machine. Compared are log-probabilities of chosen tokens and
+ * for every instruction set of the machine, in f32 and in bf16. Compared are log-probabilities of chosen tokens and
  * whole rows of logits, bit by bit; and, as a check of the cache itself, decoding with the
  * cache against the full forward within the tolerance of the golden data.
  */
@@ -19,8 +19,32 @@
 #define COMPANY 16				/* requests in a batch */
 #define NEW_TOKENS 24
 
-#define FOR_EACH_INSTRUCTION_SET(name) \
-	for (int set_ = 0; ((name) = kernels_available(set_)) != NULL; set_++)
+/* A way to compute: an instruction set of the machine and a format. */
+typedef struct Way
+{
+	const char *set;
+	WeightFormat format;
+	char		name[32];		/* of both, for messages */
+} Way;
+
+/* The i-th way; false past the last. */
+static bool
+take_way(int i, Way *way)
+{
+	way->set = kernels_available(i / 2);
+	way->format = i % 2 == 0 ? WEIGHTS_F32 : WEIGHTS_BF16;
+	if (way->set != NULL)
+		snprintf(way->name, sizeof(way->name), "%s %s", way->set, i % 2 == 0 ? "f32" : "bf16");
+	return way->set != NULL;
+}
+
+#define FOR_EACH_WAY(way) for (int way_ = 0; take_way(way_, &(way)); way_++)
+
+static Engine
+open_way(const Way *way, int threads, int attend_previous)
+{
+	return engine_open_format(MODEL_A, way->set, threads, attend_previous, way->format);
+}
 
 /* Forward cases of the golden data whose numbers of marks and pictures agree. */
 static const struct
@@ -67,12 +91,12 @@ request_forward(Engine *engine, const GoldenFile *tensors, int i, int chunk, int
 UNIT_TEST(decoding_with_the_cache_equals_the_full_forward)
 {
 	GoldenFile	tensors = golden_open(MODEL_A "/forward.safetensors");
-	const char *set;
+	Way			way;
 
-	FOR_EACH_INSTRUCTION_SET(set)
+	FOR_EACH_WAY(way)
 		for (int mode = 0; mode < 2; mode++)
 		{
-			Engine		engine = engine_open(MODEL_A, set, 2, mode);
+			Engine		engine = open_way(&way, 2, mode);
 
 			for (int i = 0; i < REQUESTS; i++)
 			{
@@ -83,7 +107,7 @@ UNIT_TEST(decoding_with_the_cache_equals_the_full_forward)
 				if (!UNIT_NEAR_ALL(cached, whole,
 								   (size_t) count * (size_t) engine.config->decoder.vocabulary,
 								   TENSOR_TOLERANCE))
-					printf("# %s, %s, media mode %d\n", set, requests[i].name, mode);
+					printf("# %s, %s, media mode %d\n", way.name, requests[i].name, mode);
 				free(whole);
 				free(cached);
 			}
@@ -146,11 +170,11 @@ UNIT_TEST(pieces_of_a_prompt_change_no_bit)
 {
 	static const int chunks[] = {1, 3, 7, 32, 33, 100};
 	GoldenFile	tensors = golden_open(MODEL_A "/forward.safetensors");
-	const char *set;
+	Way			way;
 
-	FOR_EACH_INSTRUCTION_SET(set)
+	FOR_EACH_WAY(way)
 	{
-		Engine		engine = engine_open(MODEL_A, set, 2, 0);
+		Engine		engine = open_way(&way, 2, 0);
 
 		for (int i = 0; i < REQUESTS; i++)
 		{
@@ -164,8 +188,8 @@ UNIT_TEST(pieces_of_a_prompt_change_no_bit)
 				if (memcmp(whole, pieces,
 						   (size_t) count * (size_t) engine.config->decoder.vocabulary *
 							   sizeof(float)) != 0)
-					UNIT_FAIL("%s, %s: pieces of %d tokens change bits", set, requests[i].name,
-							  chunks[c]);
+					UNIT_FAIL("%s, %s: pieces of %d tokens change bits", way.name,
+							  requests[i].name, chunks[c]);
 				free(pieces);
 			}
 			free(whole);
@@ -258,10 +282,10 @@ check_answer(const Answer *answer, const Answer *expected, const char *set, int 
  * Each request alone, then all together forwards and backwards; with the given number of threads.
  */
 static void
-check_company(const GoldenFile *tensors, const char *directory, const char *set, int threads,
+check_company(const GoldenFile *tensors, const char *directory, const Way *way, int threads,
 			  Answer *alone)
 {
-	Engine		engine = engine_open(MODEL_A, set, threads, 0);
+	Engine		engine = open_way(way, threads, 0);
 	Adapter    *adapter = adapter_open(engine.model, directory, &engine.status);
 	Company    *company = malloc(sizeof(Company));
 	int			numbers[COMPANY];
@@ -274,20 +298,20 @@ check_company(const GoldenFile *tensors, const char *directory, const char *set,
 		if (threads == 1)
 			alone[i] = company->answers[0];
 		else
-			check_answer(&company->answers[0], &alone[i], set, i, "with another number of threads");
+			check_answer(&company->answers[0], &alone[i], way->name, i, "with another number of threads");
 	}
 	for (int i = 0; i < COMPANY; i++)
 		numbers[i] = i;
 	run_company(&engine, tensors, adapter, numbers, COMPANY, company);
 	for (int i = 0; i < COMPANY; i++)
-		check_answer(&company->answers[i], &alone[i], set, i, "in company");
+		check_answer(&company->answers[i], &alone[i], way->name, i, "in company");
 	/* they did share steps: prompts are read in a few, then most steps advance most of them */
 	UNIT_CHECK(company->counters.rows >= 8 * company->counters.steps);
 	for (int i = 0; i < COMPANY; i++)
 		numbers[i] = COMPANY - 1 - i;
 	run_company(&engine, tensors, adapter, numbers, COMPANY, company);
 	for (int i = 0; i < COMPANY; i++)
-		check_answer(&company->answers[i], &alone[COMPANY - 1 - i], set, COMPANY - 1 - i,
+		check_answer(&company->answers[i], &alone[COMPANY - 1 - i], way->name, COMPANY - 1 - i,
 					 "in another order");
 	free(company);
 	adapter_close(engine.model, adapter);
@@ -299,15 +323,15 @@ UNIT_TEST(fifteen_others_and_threads_change_no_bit)
 	GoldenFile	tensors = golden_open(MODEL_A "/forward.safetensors");
 	char		directory[] = "/tmp/mmgpt-adapter-XXXXXX";
 	Answer		alone[COMPANY];
-	const char *set;
+	Way			way;
 
 	engine_make_adapter(directory);
-	FOR_EACH_INSTRUCTION_SET(set)
+	FOR_EACH_WAY(way)
 	{
 		memset(alone, 0, sizeof(alone));
-		check_company(&tensors, directory, set, 1, alone);
-		check_company(&tensors, directory, set, 2, alone);
-		check_company(&tensors, directory, set, 3, alone);	/* more than the machine may have */
+		check_company(&tensors, directory, &way, 1, alone);
+		check_company(&tensors, directory, &way, 2, alone);
+		check_company(&tensors, directory, &way, 3, alone);	/* more than the machine may have */
 	}
 	engine_remove_adapter(directory);
 	golden_close(&tensors);
@@ -334,11 +358,11 @@ logits_with_media(Engine *engine, const GoldenFile *tensors, Media *media, float
 UNIT_TEST(other_pictures_beside_change_no_bit)
 {
 	GoldenFile	tensors = golden_open(MODEL_A "/forward.safetensors");
-	const char *set;
+	Way			way;
 
-	FOR_EACH_INSTRUCTION_SET(set)
+	FOR_EACH_WAY(way)
 	{
-		Engine		engine = engine_open(MODEL_A, set, 2, 0);
+		Engine		engine = open_way(&way, 2, 0);
 		size_t		size = 64 * (size_t) engine.config->decoder.vocabulary * sizeof(float);
 		float	   *alone = malloc(size);
 		float	   *beside = malloc(size);
@@ -358,7 +382,7 @@ UNIT_TEST(other_pictures_beside_change_no_bit)
 			engine_bail("pictures", &engine.status);
 		logits_with_media(&engine, &tensors, medias[1], beside);
 		if (memcmp(alone, beside, size) != 0)
-			UNIT_FAIL("%s: other pictures change bits", set);
+			UNIT_FAIL("%s: other pictures change bits", way.name);
 		for (int i = 0; i < 3; i++)
 			media_release(engine.model, medias[i]);
 		free(alone);
