@@ -176,7 +176,7 @@ static bool
 bench(const CliArguments *arguments, CliModel *opened, Status *status)
 {
 	ModelOptions model_options = {.max_images = 1};
-	BenchOptions options;
+	BenchOptions options = {0};
 	VisionResult results[MAX_BATCHES];
 	Picture    *pictures;
 

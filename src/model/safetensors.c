@@ -447,5 +447,6 @@ tensor_store_digest(const TensorStore *store, DigestState *digest)
 
 		digest_add(digest, tensor->data, sample);
 		digest_add(digest, (const char *) tensor->data + tensor->bytes - sample, sample);
+		tensor_release_pages(tensor);	/* the system brings more than was read */
 	}
 }

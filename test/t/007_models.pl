@@ -159,10 +159,10 @@ for my $damage (@damages)
 {
 	my ($status, $out, $err);
 
-	$node->safe_psql('postgres', "ALTER SYSTEM SET mmgpt.weight_format = 'bf16'");
+	$node->safe_psql('postgres', "ALTER SYSTEM SET mmgpt.weight_format = 'q8'");
 	$node->restart;
 	($status, $out, $err) = $node->psql('postgres', $question);
-	like($err, qr/weights "bf16" are not supported yet/, 'weights not supported yet: told so');
+	like($err, qr/weights "q8" are not supported yet/, 'weights not supported yet: told so');
 	$node->safe_psql('postgres', 'ALTER SYSTEM RESET mmgpt.weight_format');
 	$node->restart;
 	is($node->safe_psql('postgres', $question), $case->{text}, 'and answered without them');

@@ -131,6 +131,104 @@ UNIT_TEST(the_undamaged_copy_opens)
 	original_close(&original);
 }
 
+/* Bytes of model.safetensors in memory now, by /proc/self/smaps. */
+static long
+resident_bytes(void)
+{
+	char		line[512];
+	bool		here = false;
+	long		kilobytes = 0;
+	FILE	   *file = fopen("/proc/self/smaps", "r");
+
+	if (file == NULL)
+		engine_bail("/proc/self/smaps", NULL);
+	while (fgets(line, sizeof(line), file) != NULL)
+	{
+		if (strstr(line, "-") != NULL && strchr(line, '/') != NULL)
+			here = strstr(line, "model.safetensors") != NULL;
+		if (here && strncmp(line, "Rss:", 4) == 0)
+			kilobytes += atol(line + 4);
+	}
+	fclose(file);
+	return kilobytes * 1024;
+}
+
+/* Called after each tensor: keep the largest. */
+static void
+note_resident(void *argument, double fraction)
+{
+	long	   *largest = argument;
+	long		now = resident_bytes();
+
+	*largest = now > *largest ? now : *largest;
+}
+
+/* Add a tensor [rows, 96] to the header whose data begins where that of the others ends; *end moves. */
+static void
+add_large_tensor(json_t *header, const char *name, int rows, size_t *end)
+{
+	size_t		begin = *end;
+
+	*end += (size_t) rows * 96 * sizeof(float);
+	json_object_set_new(header, name, json_pack("{s:s, s:[i, i], s:[I, I]}", "dtype", "F32", "shape",
+												rows, 96, "data_offsets", (json_int_t) begin,
+												(json_int_t) *end));
+}
+
+/*
+ * Tensors leave memory when they are packed, so that loading never holds the model twice. The file
+ * has two tensors of 23 MB, of zeros that take no place on the disk.
+ */
+UNIT_TEST(the_file_does_not_stay_in_memory_while_it_is_loaded)
+{
+	enum {VOCABULARY = 60000};
+	Original	original = original_open();
+	Damage		damage = no_damage(&original);
+	size_t		end = damage.data_size;
+	json_t	   *header = json_deep_copy(original.header);
+	json_t	   *config = json_deep_copy(original.config);
+	char		directory[] = "/tmp/mmgpt-model-XXXXXX";
+	char		paths[2][64];
+	CpuOptions	cpu = {1, NULL};
+	long		largest = 0;
+	ModelOptions options = {.progress = note_resident, .argument = &largest};
+	Status		status;
+	Backend    *backend = backend_open_cpu(&cpu, &status);
+	Model	   *model;
+	char	   *text;
+
+	add_large_tensor(header, "lang_encoder.model.embed_tokens.weight", VOCABULARY, &end);
+	add_large_tensor(header, "lang_encoder.lm_head.weight", VOCABULARY, &end);
+	json_object_set_new(json_object_get(config, "llama"), "vocab_size", json_integer(VOCABULARY));
+	text = json_dumps(header, 0);
+	damage.config = config;
+	damage.header = text;
+	damage.said = damage.header_size = strlen(text);
+	if (mkdtemp(directory) == NULL)
+		engine_bail(directory, NULL);
+	snprintf(paths[0], sizeof(paths[0]), "%s/config.json", directory);
+	snprintf(paths[1], sizeof(paths[1]), "%s/model.safetensors", directory);
+	write_damage(&damage, paths[0], paths[1]);
+	if (truncate(paths[1], (off_t) (sizeof(uint64_t) + damage.said + end)) != 0)
+		engine_bail(paths[1], NULL);
+	model = model_open(directory, backend, &options, &status);
+	if (model == NULL)
+		engine_bail("model", &status);
+	UNIT_CHECK(largest > 0);
+	/* what the system maps around a place that is read is at most a few megabytes */
+	if (largest > (long) end / 3)
+		UNIT_FAIL("%ld of the file's %zu bytes were in memory", largest, end);
+	model_close(model);
+	backend->ops->close(backend);
+	unlink(paths[0]);
+	unlink(paths[1]);
+	rmdir(directory);
+	free(text);
+	json_decref(header);
+	json_decref(config);
+	original_close(&original);
+}
+
 UNIT_TEST(truncated_files_are_named)
 {
 	Original	original = original_open();
