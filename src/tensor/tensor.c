@@ -89,7 +89,8 @@ half_to_float(uint16_t half)
 void
 convert_to_f32(const void *from, DataType type, size_t count, float *to)
 {
-	const uint16_t *half = from;
+	const char *at = from;		/* a file need not align its tensors */
+	uint16_t	half;
 
 	switch (type)
 	{
@@ -98,13 +99,18 @@ convert_to_f32(const void *from, DataType type, size_t count, float *to)
 			break;
 		case TYPE_F16:
 			for (size_t i = 0; i < count; i++)
-				to[i] = half_to_float(half[i]);
+			{
+				memcpy(&half, at + i * sizeof(half), sizeof(half));
+				to[i] = half_to_float(half);
+			}
 			break;
 		case TYPE_BF16:
 			for (size_t i = 0; i < count; i++)
 			{
-				uint32_t	bits = (uint32_t) half[i] << 16;
+				uint32_t	bits;
 
+				memcpy(&half, at + i * sizeof(half), sizeof(half));
+				bits = (uint32_t) half << 16;
 				memcpy(to + i, &bits, sizeof(bits));
 			}
 			break;

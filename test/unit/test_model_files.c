@@ -215,8 +215,8 @@ UNIT_TEST(the_file_does_not_stay_in_memory_while_it_is_loaded)
 	if (model == NULL)
 		engine_bail("model", &status);
 	UNIT_CHECK(largest > 0);
-	/* what the system maps around a place that is read is at most a few megabytes */
-	if (largest > (long) end / 3)
+	/* around a place that is read the system maps some megabytes more; unreleased, all would be there */
+	if (largest > (long) end / 3 * 2)
 		UNIT_FAIL("%ld of the file's %zu bytes were in memory", largest, end);
 	model_close(model);
 	backend->ops->close(backend);
