@@ -261,6 +261,9 @@ add_values(const bool bf16, const int rows, const AttendTile *tile, int row, int
 	for (; d + VALUE_VECTORS * LANES <= size; d += VALUE_VECTORS * LANES)
 		add_value_columns(bf16, rows, (ValueColumns) {d, VALUE_VECTORS, LANES}, tile, row,
 						  first_page, running, shrink);
+	for (; d + 2 * LANES <= size; d += 2 * LANES)
+		add_value_columns(bf16, rows, (ValueColumns) {d, 2, LANES}, tile, row, first_page, running,
+						  shrink);
 	for (; d + LANES <= size; d += LANES)
 		add_value_columns(bf16, rows, (ValueColumns) {d, 1, LANES}, tile, row, first_page, running,
 						  shrink);
