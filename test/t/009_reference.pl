@@ -50,10 +50,6 @@ for my $format ('f32', 'bf16')
 		$node->append_conf('postgresql.conf', 'mmgpt.weight_format = stored');
 		$node->restart;
 	}
-	like($node->safe_psql('postgres', 'SELECT mmgpt_version()'), qr/, $format\)$/,
-		"the version tells the format $format");
-	is($node->safe_psql('postgres', "SELECT mmgpt_status() ->> 'weight_format'"), $format,
-		'and so does the status');
 	for my $case (@$cases)
 	{
 		my $round = @{ $case->{history} } + 1;
@@ -65,6 +61,10 @@ for my $format ('f32', 'bf16')
 					quoted($case->{prompt}))),
 			$case->{text}, $name);
 	}
+	like($node->safe_psql('postgres', 'SELECT mmgpt_version()'), qr/, $format\)$/,
+		"the version tells the format $format");
+	is($node->safe_psql('postgres', "SELECT mmgpt_status() ->> 'weight_format'"), $format,
+		'and so does the status');
 }
 
 # a dialogue that is led here, each turn appended to the history

@@ -228,6 +228,51 @@ UNIT_TEST(wrong_lines_are_named)
 	}
 }
 
+/* ---- formats ---- */
+
+UNIT_TEST(info_tells_the_format)
+{
+	static const char *const formats[][2] = {{"stored", "f32"}, {"bf16", "bf16"}, {"f32", "f32"}};
+
+	for (int i = 0; i < 3; i++)
+	{
+		const char *arguments[] = {"info", MODEL_A, "--weights", formats[i][0], NULL};
+		Outcome		outcome = run(cli_info, "", arguments);
+		json_t	   *info = json_loads(outcome.output, 0, NULL);
+
+		UNIT_EQUAL_INT(outcome.status, 0);
+		UNIT_EQUAL_TEXT(json_string_value(json_object_get(info, "weight_format")), formats[i][1]);
+		json_decref(info);
+		forget(&outcome);
+	}
+}
+
+UNIT_TEST(bench_measures_each_batch_size)
+{
+	const char *arguments[] = {"bench", MODEL_A, "--vision", "--batch", "1,3", "--seconds", "1",
+							   "--weights=bf16", "--json", NULL};
+	Outcome		outcome = run(cli_bench, "", arguments);
+	json_t	   *result = json_loads(outcome.output, 0, NULL);
+	json_t	   *vision = json_object_get(result, "vision");
+
+	UNIT_EQUAL_INT(outcome.status, 0);
+	UNIT_EQUAL_TEXT(json_string_value(json_object_get(result, "weight_format")), "bf16");
+	UNIT_EQUAL_INT(json_array_size(vision), 2);
+	for (size_t i = 0; i < json_array_size(vision); i++)
+	{
+		json_t	   *entry = json_array_get(vision, i);
+		json_t	   *speed = json_object_get(entry, "images_per_second");
+
+		UNIT_EQUAL_INT(json_integer_value(json_object_get(entry, "batch")), i == 0 ? 1 : 3);
+		UNIT_CHECK(json_integer_value(json_object_get(entry, "runs")) >= 3);
+		UNIT_CHECK(json_real_value(json_object_get(speed, "median")) > 0);
+		UNIT_CHECK(json_real_value(json_object_get(speed, "best")) >=
+				   json_real_value(json_object_get(speed, "median")));
+	}
+	json_decref(result);
+	forget(&outcome);
+}
+
 /* ---- answers ---- */
 
 UNIT_TEST(generate_answers_with_json)
