@@ -107,8 +107,8 @@ read_adapter_config(Adapter *adapter, const char *directory, Status *status)
 }
 
 /*
- * Bring one tensor [outputs, inputs] to the device. Adapters compute in f32 whatever the model does:
- * they are small, were trained so, and correct what rounding the base weights left.
+ * Bring one tensor [outputs, inputs] to the device. Adapters compute in f32 whatever the model
+ * does: they are small, were trained so, and would lose more by rounding than they cost.
  */
 static bool
 load_matrix(Model *model, const StoredTensor *stored, Weight *weight, Status *status)

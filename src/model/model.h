@@ -43,8 +43,8 @@ typedef enum WeightFormat
 } WeightFormat;
 
 /*
- * "stored", "f32" or "bf16"; NULL means stored. STATUS_NOT_SUPPORTED for q8 and q4, STATUS_USAGE for
- * other names.
+ * "stored", "f32" or "bf16"; NULL means stored. STATUS_NOT_SUPPORTED for q8 and q4, STATUS_USAGE
+ * for other names.
  */
 extern bool weight_format_read(const char *name, WeightFormat *format, Status *status);
 
@@ -71,8 +71,8 @@ typedef struct ModelOptions
 
 /*
  * Open a model directory: config.json and *.safetensors, mapped into memory and
- * checked tensor by tensor (STATUS_INVALID_MODEL names file and tensor). The tokenizer is not needed
- * here.
+ * checked tensor by tensor (STATUS_INVALID_MODEL names file and tensor). The tokenizer is not
+ * needed here.
  */
 extern Model *model_open(const char *directory, Backend *backend, const ModelOptions *options,
 						 Status *status);

@@ -186,8 +186,8 @@ define_engine_settings(void)
 							&setting_threads, 0, 0, MAX_THREADS, PGC_SIGHUP, 0,
 							NULL, NULL, NULL);
 	DefineCustomEnumVariable("mmgpt.weight_format",
-							 "Format that the weights are held in.",
-							 "stored: as in the model's files.",
+							 "Format that the model computes in.",
+							 "stored: bf16 if the model's files hold 16-bit numbers, else f32.",
 							 &setting_weight_format, 0, weight_formats, PGC_SIGHUP, 0,
 							 NULL, NULL, NULL);
 	DefineCustomEnumVariable("mmgpt.instruction_set",

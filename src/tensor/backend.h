@@ -254,7 +254,8 @@ struct Backend
 typedef struct CpuOptions
 {
 	int			threads;		/* 0: all cores this process may use */
-	const char *instruction_set;	/* NULL or "auto": the best; "portable", "avx2", "avx512", "avx512bf16" */
+	/* NULL or "auto": the best; "portable", "avx2", "avx512", "avx512bf16" */
+	const char *instruction_set;
 } CpuOptions;
 
 /*

@@ -28,7 +28,7 @@ typedef struct CpuBackend
 	float	   *sums;			/* [threads, MATMUL_ROW_BLOCK * MATMUL_MAX_PANEL] */
 
 	/* Grown when weights and pools in bf16 are made, so that products find them large enough. */
-	void	   *rounded;		/* x of a product as round_row leaves it: [MATMUL_ROUNDED_ROWS, K] */
+	void	   *rounded;		/* x of a product, by round_row: [MATMUL_ROUNDED_ROWS, K] */
 	size_t		rounded_size;
 	void	   *queries;		/* of attention, for each thread: [ATTEND_MAX_ROWS, D] */
 	size_t		queries_size;

@@ -244,7 +244,8 @@ static void
 multiply_rows(MatmulJob *job)
 {
 	const Weight *weight = job->weight;
-	int			panels = (weight->outputs + job->cpu->kernels->panel - 1) / job->cpu->kernels->panel;
+	int			panel = job->cpu->kernels->panel;
+	int			panels = (weight->outputs + panel - 1) / panel;
 
 	job->row_blocks = (job->x.rows + MATMUL_ROW_BLOCK - 1) / MATMUL_ROW_BLOCK;
 	if (weight->type == TYPE_BF16)

@@ -25,7 +25,8 @@
 
 /*
  * Queries of one head and one list of pages, see backend.h. Keys and values are words of 32 bits:
- * an f32, or two bf16 that follow one another in the depth of the product, the first in the low half.
+ * an f32, or two bf16 that follow one another in the depth of the product, the first in the low
+ * half.
  */
 typedef struct AttendTile
 {
@@ -37,12 +38,12 @@ typedef struct AttendTile
 	int			first[ATTEND_MAX_ROWS];		/* keys [first, end) of the list are seen */
 	int			end[ATTEND_MAX_ROWS];
 	const int32_t *pages;					/* the list */
-	/* of page 0, this head: [D, KV_PAGE_KEYS]; bf16: [pairs of D, KV_PAGE_KEYS], a last one with 0 */
+	/* of page 0, this head: [D, KV_PAGE_KEYS]; bf16: [pairs of D, KV_PAGE_KEYS], 0 past an odd D */
 	const float *keys;
 	/* of page 0, this head: [KV_PAGE_KEYS, D]; bf16: [pairs of keys, D] */
 	const float *values;
 	size_t		page_stride;				/* words from page to page */
-	void	   *scratch;					/* bf16: ATTEND_MAX_ROWS * (D + 1) f32 for rounded queries */
+	void	   *scratch;					/* bf16: ATTEND_MAX_ROWS * (D + 1) f32, for queries */
 } AttendTile;
 
 typedef struct Kernels
@@ -60,8 +61,8 @@ typedef struct Kernels
 	void		(*multiply_panel) (int rows, int depth, const float *x, size_t x_stride,
 						   const float *weights, float *sums, bool first);
 	/*
-	 * x [count] rounded to bf16, to nearest even, in the form that multiply_panel_bf16 reads; a zero
-	 * is appended to an odd count. Numbers below 2^-126 become zero.
+	 * x [count] rounded to bf16, to nearest even, in the form that multiply_panel_bf16 reads; a
+	 * zero is appended to an odd count. Numbers below 2^-126 become zero.
 	 */
 	void		(*round_row) (int count, const float *x, void *rounded);
 	/* x [count] rounded in the same way, as bf16. */
@@ -69,14 +70,14 @@ typedef struct Kernels
 	/*
 	 * sums [rows, panel] = or += x [rows, pairs of depth] * weights [pairs of depth, panel, 2].
 	 * x as made by round_row, x_stride pairs from row to row; weights bf16. Of a pair the second
-	 * product is added first. All instruction sets give the same bits, unless a product or a sum lies
-	 * below 2^-126, which avx512bf16 takes as zero.
+	 * product is added first. All instruction sets give the same bits, unless a product or a sum
+	 * lies below 2^-126, which avx512bf16 takes as zero.
 	 */
 	void		(*multiply_panel_bf16) (int rows, int pairs, const void *x, size_t x_stride,
 								const void *weights, float *sums, bool first);
 	/* y [count] = [y +] scale * activation(sums + bias); bias NULL: none. */
-	void		(*finish_row) (int count, const float *sums, const float *bias, Activation activation,
-					   float scale, bool accumulate, float *y);
+	void		(*finish_row) (int count, const float *sums, const float *bias,
+					   Activation activation, float scale, bool accumulate, float *y);
 	/* y[i] = x[i] normalised; see backend.h. y may be x. */
 	void		(*layer_norm) (int columns, const float *x, const float *weight, const float *bias,
 					   float epsilon, float *y);

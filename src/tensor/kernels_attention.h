@@ -4,8 +4,8 @@
  *
  * The rows of a tile walk the keys together in blocks of ATTEND_BLOCK_KEYS: scores of the block,
  * the running softmax, values. Blocks begin at multiples of their size, so what a row computes
- * depends on positions only, never on its company. Where the rows of a tile see different parts of a
- * block (the diagonal of causal attention), each adds its values alone; that is the same sum.
+ * depends on positions only, never on its company. Where the rows of a tile see different parts of
+ * a block (the diagonal of causal attention), each adds its values alone; that is the same sum.
  *
  * Keys and values are stored as words of 32 bits, as weights are: the keys of a page [steps of D,
  * KV_PAGE_KEYS], the values [steps of KV_PAGE_KEYS, D]. A step is one element or key of f32, or two
@@ -34,8 +34,8 @@ typedef struct RunningRow
 } RunningRow;
 
 /*
- * Scores of `rows` rows from `row` on with one page, without the scale, to weights [rows][place ..).
- * bf16 and rows are constants where this is inlined.
+ * Scores of `rows` rows from `row` on with one page, without the scale, to their weights from place
+ * on. bf16 and rows are constants where this is inlined.
  */
 static inline __attribute__((always_inline)) void
 score_rows(const bool bf16, const int rows, const AttendTile *tile, int row, const float *keys,
@@ -302,7 +302,7 @@ add_block_values(const bool bf16, const AttendTile *tile, int first_page, const 
 	}
 }
 
-/* Begin the running softmax of every row; returns how many keys from the start have to be walked. */
+/* Begin the running softmax of every row; returns the end of the keys that any of them sees. */
 static inline int
 begin_rows(const AttendTile *tile, RunningRow *running, int *first)
 {

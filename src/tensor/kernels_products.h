@@ -134,7 +134,7 @@ convert_bf16(int count, const float *x, uint16_t *to)
 		to[i] = bf16_from_f32(x[i]);
 }
 
-/* The part of finish_row for whole vectors or, with count below LANES, for the last ones. */
+/* finish_row for the lanes of a vector, up to what y holds. */
 static inline __attribute__((always_inline)) Vector
 finish_vector(Vector sum, Vector bias, Activation activation, float scale)
 {
@@ -162,7 +162,8 @@ finish_columns(const bool with_bias, const bool accumulate, Activation activatio
 	if (i < count)
 	{
 		Vector		b = with_bias ? v_load_part(bias + i, count - i, 0.0f) : v_set(0.0f);
-		Vector		v = finish_vector(v_load_part(sums + i, count - i, 0.0f), b, activation, scale);
+		Vector		s = v_load_part(sums + i, count - i, 0.0f);
+		Vector		v = finish_vector(s, b, activation, scale);
 
 		v_store_part(y + i, accumulate ? v_load_part(y + i, count - i, 0.0f) + v : v, count - i);
 	}

@@ -49,8 +49,8 @@ extern Tensor tensor_column_range(Tensor tensor, int first, int count);
 extern void convert_to_f32(const void *from, DataType type, size_t count, float *to);
 
 /*
- * An f32 rounded to bf16, to nearest even, as all bf16 arithmetic here does it: numbers below 2^-126
- * become zero, NaN stays one.
+ * An f32 rounded to bf16, to nearest even, as all bf16 arithmetic here does it: numbers below
+ * 2^-126 become zero, NaN stays one.
  */
 static inline uint16_t
 bf16_from_f32(float value)

@@ -1,6 +1,7 @@
 # The dialogues of the reference, asked through SQL from the pictures' files: every
-# answer that the original code was sure of is the same here, in every round. The original computed in
-# f32; the model's file is bf16, so by default the engine does, and can be held to clear answers only.
+# answer that the original code was sure of is the same here, in every round. The original
+# computed in f32; the model's file is bf16, so by default the engine does, and can be held to
+# clear answers only.
 use strict;
 use warnings;
 

@@ -8,9 +8,9 @@
  *	with 1 or 2 threads
  *	whether its picture is encoded alone or beside others
  *
- * for every instruction set of the machine, in f32 and in bf16. Compared are log-probabilities of chosen tokens and
- * whole rows of logits, bit by bit; and, as a check of the cache itself, decoding with the
- * cache against the full forward within the tolerance of the golden data.
+ * for every instruction set of the machine, in f32 and in bf16. Compared are log-probabilities
+ * of chosen tokens and whole rows of logits, bit by bit; and, as a check of the cache itself,
+ * decoding with the cache against the full forward within the tolerance of the golden data.
  */
 #include "engine.h"
 
@@ -298,7 +298,8 @@ check_company(const GoldenFile *tensors, const char *directory, const Way *way, 
 		if (threads == 1)
 			alone[i] = company->answers[0];
 		else
-			check_answer(&company->answers[0], &alone[i], way->name, i, "with another number of threads");
+			check_answer(&company->answers[0], &alone[i], way->name, i,
+						 "with another number of threads");
 	}
 	for (int i = 0; i < COMPANY; i++)
 		numbers[i] = i;

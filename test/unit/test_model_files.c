@@ -163,16 +163,16 @@ note_resident(void *argument, double fraction)
 	*largest = now > *largest ? now : *largest;
 }
 
-/* Add a tensor [rows, 96] to the header whose data begins where that of the others ends; *end moves. */
+/* Add a tensor [rows, 96] to the header, behind the data of the others; *end moves. */
 static void
 add_large_tensor(json_t *header, const char *name, int rows, size_t *end)
 {
 	size_t		begin = *end;
 
 	*end += (size_t) rows * 96 * sizeof(float);
-	json_object_set_new(header, name, json_pack("{s:s, s:[i, i], s:[I, I]}", "dtype", "F32", "shape",
-												rows, 96, "data_offsets", (json_int_t) begin,
-												(json_int_t) *end));
+	json_object_set_new(header, name,
+						json_pack("{s:s, s:[i, i], s:[I, I]}", "dtype", "F32", "shape", rows, 96,
+								  "data_offsets", (json_int_t) begin, (json_int_t) *end));
 }
 
 /*
@@ -215,7 +215,7 @@ UNIT_TEST(the_file_does_not_stay_in_memory_while_it_is_loaded)
 	if (model == NULL)
 		engine_bail("model", &status);
 	UNIT_CHECK(largest > 0);
-	/* around a place that is read the system maps some megabytes more; unreleased, all would be there */
+	/* the system maps some megabytes around what is read; unreleased, all would be there */
 	if (largest > (long) end / 3 * 2)
 		UNIT_FAIL("%ld of the file's %zu bytes were in memory", largest, end);
 	model_close(model);

@@ -275,7 +275,7 @@ reopen_small(Engine *engine)
 	engine->model = NULL;
 	for (options.memory_limit = description.weight_bytes; engine->model == NULL;
 		 options.memory_limit += 65536)
-		engine->model = model_open(MODEL_A, engine->backend, TYPE_F32, &options, &engine->status);
+		engine->model = model_open(MODEL_A, engine->backend, &options, &engine->status);
 	engine->config = model_config(engine->model);
 }
 
