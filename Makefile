@@ -5,6 +5,7 @@
 #	make test		everything, tested (SANITIZE=1: under address and undefined-behaviour sanitizers)
 #	make install	into the server that PG_CONFIG names (DESTDIR is honoured)
 #	make demo		a private server with pictures to ask about
+#	make demo-model	train the demo model anew, from nothing
 #
 # Who may include whom is enforced here: each folder is compiled with the
 # include paths of the folders below it and no others.
@@ -190,9 +191,13 @@ $(BUILD)/fuzz/%: test/fuzz/%.c $(UNIT_OBJECTS)
 # The demo: a private server with pictures to ask about, and a gallery page.
 # ---------------------------------------------------------------------------
 
-.PHONY: demo demo-stop
+.PHONY: demo demo-stop demo-model
 demo:
 	@demo/run
 
 demo-stop:
 	@demo/run stop
+
+# two hours on two cores; taken up again where it was interrupted
+demo-model:
+	@demo/train

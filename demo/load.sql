@@ -16,9 +16,11 @@ DROP TABLE IF EXISTS photos, labels, true_counts, kinds CASCADE;
 
 CREATE TABLE kinds (kind text PRIMARY KEY, plural text NOT NULL);
 INSERT INTO kinds
-SELECT kind, CASE kind WHEN 'fish' THEN 'fish' WHEN 'bus' THEN 'buses' ELSE kind || 's' END
-FROM unnest('{dog,cat,rabbit,bird,fish,turtle,horse,car,bus,bicycle,boat,plane,tree,flower,mushroom,apple,
-              banana,pizza,cup,house,ball,star,umbrella,key,circle,square,triangle}'::text[]) AS kind;
+SELECT kind, CASE WHEN kind = 'fish' THEN 'fish' WHEN kind = 'bus' THEN 'buses'
+                  WHEN kind LIKE '%y' AND kind <> 'key' THEN regexp_replace(kind, 'y$', 'ies') ELSE kind || 's' END
+FROM unnest('{dog,cat,rabbit,bird,fish,turtle,horse,frog,pig,elephant,butterfly,car,bus,bicycle,boat,plane,train,rocket,
+              tree,flower,mushroom,apple,banana,strawberry,carrot,pizza,cake,cup,house,ball,star,heart,umbrella,key,
+              book,clock,circle,square,triangle}'::text[]) AS kind;
 
 CREATE TABLE labels (
 	file text PRIMARY KEY,

@@ -2,17 +2,24 @@
 """Draw scenes of emoji and coloured shapes whose contents are known exactly.
 
 The demo model was trained on such scenes and is measured on them: 1 to 3 kinds
-of things, 1 to 9 things in all (now and then none), on a plain, graded, striped
-or noisy background.  Nothing is copied from a photo, so the truth beside each
+of things, 1 to 9 things in all (now and then none), on a background of one
+colour or of several.  Nothing is copied from a photo, so the truth beside each
 picture is beyond doubt.
 
     demo/scene.py --seed 1 --split heldout --count 300 -o DIR
+    demo/scene.py --seed 1 --split heldout --count 300 --crowded -o DIR    7 to 9 things of one kind
     demo/scene.py --shipped -o demo/pictures
 
-Two splits never share a scene: the random stream is seeded by split and seed
-together, and the canvases differ (train: shorter side 160 to 320 pixels,
-heldout: 256 to 640).  The same seed gives the same scenes; the bytes of the
-files may differ between versions of Pillow and of the font.
+The splits share nothing but the kinds of things: the random stream is seeded by
+split and seed together, and each has its own backgrounds, layouts and sizes.
+
+                train                                   heldout
+    backgrounds plain, graded, striped, plaid, halved   from the middle outwards, checked, in blotches
+    layouts     scattered, clustered, in rows           on a ring, a grid, a diagonal, in one half
+    shorter side 144 to 288 pixels                      256 to 640 pixels
+
+The same seed gives the same scenes; the bytes of the files may differ between
+versions of Pillow and of the font.
 
 DIR receives the pictures, JPEG (four in five) and PNG, and labels.csv, one row
 a picture, with a header line and RFC 4180 quoting:
@@ -57,10 +64,11 @@ FONT_PIXELS = 109  # the only size of the font's bitmaps
 
 EMOJI = {
     "dog": "🐶", "cat": "🐱", "rabbit": "🐰", "bird": "🐦", "fish": "🐟", "turtle": "🐢", "horse": "🐴",
-    "car": "🚗", "bus": "🚌", "bicycle": "🚲", "boat": "⛵", "plane": "✈",
+    "frog": "🐸", "pig": "🐷", "elephant": "🐘", "butterfly": "🦋",
+    "car": "🚗", "bus": "🚌", "bicycle": "🚲", "boat": "⛵", "plane": "✈", "train": "🚂", "rocket": "🚀",
     "tree": "🌳", "flower": "🌻", "mushroom": "🍄",
-    "apple": "🍎", "banana": "🍌", "pizza": "🍕", "cup": "☕",
-    "house": "🏠", "ball": "⚽", "star": "⭐", "umbrella": "☔", "key": "🔑",
+    "apple": "🍎", "banana": "🍌", "strawberry": "🍓", "carrot": "🥕", "pizza": "🍕", "cake": "🎂", "cup": "☕",
+    "house": "🏠", "ball": "⚽", "star": "⭐", "heart": "❤", "umbrella": "☔", "key": "🔑", "book": "📕", "clock": "⏰",
 }
 SHAPES = ["circle", "square", "triangle"]
 
@@ -74,20 +82,23 @@ BACKGROUNDS = {
     "yellow": (54, .6, .95), "green": (120, .45, .75), "blue": (215, .5, .85), "purple": (280, .45, .75),
 }
 
-CANVAS = {"train": (160, 320), "heldout": (256, 640)}  # shorter side, pixels
+CANVAS = {"train": (144, 288), "heldout": (256, 640)}  # shorter side, pixels
+LAYOUTS = {"train": ["scattered", "scattered", "clustered", "rows"],
+           "heldout": ["ring", "grid", "diagonal", "half"]}
 NOISE_SIDE = 900                                       # above 640 * MOST_STRETCH
 MOST_STRETCH = 1.34                                    # longer side over shorter
 PLACES = [["at the top left", "at the top", "at the top right"],
           ["on the left", "in the center", "on the right"],
           ["at the bottom left", "at the bottom", "at the bottom right"]]
 PLACE_MARGIN = .02
+LEAST_DISTANCE = .18  # between centres
 
 # The pictures in demo/pictures: each shelf draws from its own kinds and seed.
 SHELVES = {
-    "street": ["car", "bus", "bicycle", "house", "tree", "dog", "umbrella"],
-    "garden": ["rabbit", "bird", "cat", "turtle", "horse", "flower", "mushroom", "tree"],
-    "kitchen": ["apple", "banana", "pizza", "cup", "fish", "mushroom", "key"],
-    "toys": ["ball", "star", "circle", "square", "triangle", "boat", "plane"],
+    "street": ["car", "bus", "bicycle", "house", "tree", "dog", "umbrella", "train"],
+    "garden": ["rabbit", "bird", "cat", "turtle", "horse", "flower", "mushroom", "tree", "butterfly", "frog"],
+    "kitchen": ["apple", "banana", "pizza", "cup", "fish", "mushroom", "strawberry", "carrot", "cake", "clock"],
+    "toys": ["ball", "star", "heart", "circle", "square", "triangle", "boat", "plane", "rocket", "elephant"],
 }
 SHIPPED_PER_SHELF = 6
 SHIPPED_SEED = 2305
@@ -169,34 +180,57 @@ class Painter:
         """Pick any soft colour."""
         return hsv_to_pixel(rng.uniform(0, 360), rng.uniform(.1, .6), rng.uniform(.5, .95))
 
-    def paint_background(self, rng, width, height, noise_allowed):
+    def paint_background(self, rng, width, height, split, noise_allowed=True):
         """Return the empty canvas and its colour's name (None when it has no one colour)."""
         name = rng.choice(list(BACKGROUNDS))
-        style = rng.random()
-        if style < .35:  # plain
-            shade = self.shade_of(rng, name)
-            pixels = numpy.broadcast_to(shade, (height, width, 3)).astype(numpy.float32)
-        else:            # from one shade to another: of the same name, or of none
-            one, other = self.shade_of(rng, name), self.shade_of(rng, name)
-            if style >= .75:
-                name, one, other = None, self.any_shade(rng), self.any_shade(rng)
-            pixels = self.blend(rng, one, other, width, height)
-        if rng.random() < .4 and noise_allowed:
+        one, other = self.shade_of(rng, name), self.shade_of(rng, name)
+        if rng.random() < .2:  # of no one colour
+            name, one, other = None, self.any_shade(rng), self.any_shade(rng)
+        weight = (self.train_weight if split == "train" else self.heldout_weight)(rng, width, height)[..., None]
+        pixels = (one * (1 - weight) + other * weight).astype(numpy.float32)
+        if noise_allowed and rng.random() < .4:
             top, left = rng.randrange(NOISE_SIDE - height), rng.randrange(NOISE_SIDE - width)
             pixels = pixels + self.noise[top:top + height, left:left + width] * rng.uniform(2, 14)
         return Image.fromarray(numpy.clip(pixels, 0, 255).astype(numpy.uint8)), name
 
     @staticmethod
-    def blend(rng, one, other, width, height):
-        """Go from one colour to the other in a random direction, one time in five as stripes."""
+    def along(rng, width, height):
+        """Distance in a random direction from one end of the canvas (0) to the other (1)."""
         angle = rng.uniform(0, 2 * math.pi)
-        along = (numpy.linspace(-1, 1, width, dtype=numpy.float32)[None, :] * math.cos(angle)
-                 + numpy.linspace(-1, 1, height, dtype=numpy.float32)[:, None] * math.sin(angle))
-        weight = (along / 1.42 + 1) / 2
-        if rng.random() < .2:
-            weight = numpy.floor(weight * rng.randint(4, 12)) % 2
-        weight = weight[..., None]
-        return (one * (1 - weight) + other * weight).astype(numpy.float32)
+        distance = (numpy.linspace(-1, 1, width, dtype=numpy.float32)[None, :] * math.cos(angle)
+                    + numpy.linspace(-1, 1, height, dtype=numpy.float32)[:, None] * math.sin(angle))
+        return (distance / 1.42 + 1) / 2
+
+    def train_weight(self, rng, width, height):
+        """How much of the second shade each pixel takes: plain, graded, striped or halved."""
+        along = self.along(rng, width, height)
+        style = rng.choice(["plain", "graded", "graded", "striped", "halved", "crossed", "plaid"])
+        if style == "plain":
+            return numpy.zeros((height, width), numpy.float32)
+        if style == "striped":
+            return numpy.floor(along * rng.randint(3, 14)) % 2
+        if style == "halved":
+            return (along > rng.uniform(.3, .7)).astype(numpy.float32)
+        if style == "plaid":
+            return (numpy.floor(along * rng.randint(3, 9)) % 2
+                    + numpy.floor(self.along(rng, width, height) * rng.randint(3, 9)) % 2) / 2
+        if style == "crossed":
+            return (along + self.along(rng, width, height)) / 2
+        return along
+
+    def heldout_weight(self, rng, width, height):
+        """The same for the held-out split: from the middle outwards, checked, or in blotches."""
+        style = rng.choice(["outwards", "checked", "blotches"])
+        x = numpy.linspace(0, 1, width, dtype=numpy.float32)[None, :]
+        y = numpy.linspace(0, 1, height, dtype=numpy.float32)[:, None]
+        if style == "outwards":
+            return numpy.minimum(1, numpy.hypot(x - rng.uniform(.3, .7), y - rng.uniform(.3, .7)) / .7)
+        if style == "checked":
+            fields = rng.randint(3, 9)
+            return (numpy.floor(x * fields) + numpy.floor(y * fields)) % 2
+        coarse = Image.fromarray(self.noise[:6, :6, 0] * 40 + rng.uniform(90, 160))
+        turned = coarse.rotate(90 * rng.randrange(4))
+        return numpy.clip(numpy.asarray(turned.resize((width, height), Image.Resampling.BICUBIC)) / 255, 0, 1)
 
     # ---- things
 
@@ -235,31 +269,33 @@ class Painter:
         top = (image.height - square) / 2 + thing.y * square - side / 2
         image.paste(sprite, (int(left), int(top)), sprite)
 
-    def paint_scene(self, rng, canvas, allowed=None, noise_allowed=True):
-        """Draw one scene; canvas gives the limits of the shorter side, allowed the kinds (None: all).
+    def paint_scene(self, rng, split, canvas=None, allowed=None, noise_allowed=True, crowded=False):
+        """Draw one scene of a split; canvas gives the limits of the shorter side where it is not the
+        split's own, allowed the kinds (None: all); crowded: with 7 to 9 things of one kind.
 
         Returns the picture (RGB) and the Scene.
         """
         things = None
         while things is None:
-            square = rng.randint(*canvas)
+            square = rng.randint(*(canvas or CANVAS[split]))
             width = height = square
             if rng.random() < .3:
                 stretched = int(square * rng.uniform(1, MOST_STRETCH))
                 width, height = (stretched, square) if rng.random() < .5 else (square, stretched)
-            image, background = self.paint_background(rng, width, height, noise_allowed)
-            things = place_things(rng, choose_things(rng, background, allowed))
+            image, background = self.paint_background(rng, width, height, split, noise_allowed)
+            things = place_things(rng, (choose_crowd if crowded else choose_things)(rng, background, allowed),
+                                  rng.choice(LAYOUTS[split]))
         for thing in things:
             self.paint_thing(rng, image, thing, square)
         return image, Scene(background, things)
 
 
 def choose_kinds(rng, allowed):
-    """Choose 1 to 3 kinds: of all, one in five a shape; of the allowed ones, evenly."""
-    how_many = rng.choices([1, 2, 3], [.3, .4, .3])[0]
+    """Choose 1 to 3 kinds: of all, one in seven a shape; of the allowed ones, evenly."""
+    how_many = rng.choices([1, 2, 3], [.35, .35, .3])[0]
     kinds = []
     while len(kinds) < how_many:
-        pool = allowed or (SHAPES if rng.random() < .2 else list(EMOJI))
+        pool = allowed or (SHAPES if rng.random() < .15 else list(EMOJI))
         kind = rng.choice(pool)
         if kind not in kinds:
             kinds.append(kind)
@@ -282,18 +318,55 @@ def choose_things(rng, background, allowed):
     return chosen
 
 
-def place_things(rng, chosen):
+def choose_crowd(rng, background, allowed):
+    """The same with 7 to 9 things of one kind, and now and then one or two of another."""
+    while True:
+        chosen = choose_things(rng, background, allowed)
+        kinds = [kind for kind, _ in chosen]
+        if max(map(kinds.count, kinds), default=0) >= 7:
+            return chosen
+
+
+def proposer(rng, layout):
+    """Return a function that proposes a centre for the i-th of n things of a size; proposals may be unfit."""
+    middle_x, middle_y = rng.uniform(.3, .7), rng.uniform(.3, .7)
+    turn, spread, rows = rng.uniform(0, 2 * math.pi), rng.uniform(.15, .25), rng.randint(2, 4)
+    rising, vertical, low = rng.random() < .5, rng.random() < .5, rng.random() < .5
+
+    def propose(i, n, size):
+        if layout == "clustered":
+            return rng.gauss(middle_x, spread), rng.gauss(middle_y, spread)
+        if layout == "rows":
+            return rng.random(), (rng.randrange(rows) + .5) / rows + rng.gauss(0, .02)
+        if layout == "ring":
+            angle, radius = turn + 2 * math.pi * i / n + rng.gauss(0, .08), rng.uniform(.3, .4)
+            return .5 + radius * math.cos(angle), .5 + radius * math.sin(angle)
+        if layout == "grid":
+            return (rng.randrange(3) + .5) / 3 + rng.gauss(0, .03), (rng.randrange(3) + .5) / 3 + rng.gauss(0, .03)
+        x, y = rng.random(), rng.random()
+        if layout == "diagonal":
+            y = (x if rising else 1 - x) + rng.uniform(-.3, .3)
+        if layout == "half":
+            x, y = (x, y * .6 + low * .4) if vertical else (x * .6 + low * .4, y)
+        return x, y
+    return propose
+
+
+def place_things(rng, chosen, layout):
     """Find places well apart from each other; None when the tries are spent."""
-    base = rng.uniform(.19, .34) if len(chosen) <= 5 else rng.uniform(.18, .26)
+    base = rng.uniform(.19, .34) if len(chosen) <= 5 else rng.uniform(.18, .25)
+    propose = proposer(rng, layout)
     things, tries = [], 0
-    for kind, color in chosen:
+    for i, (kind, color) in enumerate(chosen):
         while True:
-            size = base * rng.uniform(.85, 1.15) * (1 if tries < 60 else .85)
-            x, y = rng.uniform(size / 2, 1 - size / 2), rng.uniform(size / 2, 1 - size / 2)
-            if all(math.hypot(x - other.x, y - other.y) > max(.17, .483 * (size + other.size)) for other in things):
+            size = base * rng.uniform(.87, 1.13) * (1 if tries < 60 else .85)
+            x, y = propose(i, len(chosen), size)
+            if (all(size / 2 <= v <= 1 - size / 2 for v in (x, y))
+                    and all(math.hypot(x - other.x, y - other.y) > max(LEAST_DISTANCE, .5 * (size + other.size))
+                            for other in things)):
                 break
             tries += 1
-            if tries > 400:
+            if tries > 600:
                 return None
         things.append(Thing(kind, color, x, y, size))
     return things
@@ -326,13 +399,14 @@ def write_labels(folder, rows):
         out.writerows(rows)
 
 
-def draw_split(painter, split, seed, count, folder):
+def draw_split(painter, split, seed, count, crowded, folder):
     """Draw the scenes of one split and seed."""
-    rng = random.Random(f"{split} {seed}")
+    name = split + ("-crowded" if crowded else "")
+    rng = random.Random(f"{name} {seed}")
     rows = []
     for number in range(count):
-        image, scene = painter.paint_scene(rng, CANVAS[split])
-        stem = os.path.join(folder, f"{split}-{seed}-{number:05d}")
+        image, scene = painter.paint_scene(rng, split, crowded=crowded)
+        stem = os.path.join(folder, f"{name}-{seed}-{number:05d}")
         rows.append(label_row(save_picture(rng, image, stem, png=rng.random() >= .8), "", image, scene))
     return rows
 
@@ -344,7 +418,7 @@ def draw_shipped(painter, folder):
         rng = random.Random(f"shipped {shelf} {SHIPPED_SEED}")
         for number in range(1, SHIPPED_PER_SHELF + 1):
             png = number == SHIPPED_PER_SHELF
-            image, scene = painter.paint_scene(rng, SHIPPED_CANVAS, kinds, noise_allowed=not png)
+            image, scene = painter.paint_scene(rng, "heldout", SHIPPED_CANVAS, kinds, noise_allowed=not png)
             stem = os.path.join(folder, f"{shelf}-{number}")
             rows.append(label_row(save_picture(rng, image, stem, png), shelf, image, scene))
     return rows
@@ -356,6 +430,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--split", choices=sorted(CANVAS), default="heldout")
     parser.add_argument("--count", type=int, default=10, help="pictures to draw (default 10)")
+    parser.add_argument("--crowded", action="store_true", help="only scenes with 7 to 9 things of one kind")
     parser.add_argument("--shipped", action="store_true", help="draw the pictures of demo/pictures instead")
     parser.add_argument("-o", dest="folder", required=True, metavar="DIR", help="where to; made when missing")
     args = parser.parse_args()
@@ -364,7 +439,7 @@ def main():
     os.makedirs(args.folder, exist_ok=True)
     painter = Painter()
     rows = (draw_shipped(painter, args.folder) if args.shipped
-            else draw_split(painter, args.split, args.seed, args.count, args.folder))
+            else draw_split(painter, args.split, args.seed, args.count, args.crowded, args.folder))
     write_labels(args.folder, rows)
 
 
