@@ -2,7 +2,7 @@
 --
 -- Run by demo/evaluate, several times at once: session number :session of :sessions asks about its
 -- share of the pictures. Counts are asked with mmgpt_count, presence with mmgpt_filter, captions
--- with mmgpt_caption, the rest in plain words; the first round of a follow-up is the model's own.
+-- with mmgpt_caption, classes with mmgpt_classify, the rest in plain words; the first round of a follow-up is the model's own.
 \set ON_ERROR_STOP on
 \set QUIET on
 SET client_min_messages = warning;
@@ -14,6 +14,8 @@ SELECT task, id, first, question, expected,
                THEN mmgpt_count(img, question)::text
            WHEN task IN ('presence', 'unknown thing, asked for')
                THEN mmgpt_filter(img, question)::text
+           WHEN task = 'classify'
+               THEN mmgpt_classify(img, string_to_array(question, ', '))
            WHEN task = 'caption'
                THEN mmgpt_caption(img)
            WHEN first <> ''

@@ -7,7 +7,9 @@ colour or of several.  Nothing is copied from a photo, so the truth beside each
 picture is beyond doubt.
 
     demo/scene.py --seed 1 --split heldout --count 300 -o DIR
-    demo/scene.py --seed 1 --split heldout --count 300 --crowded -o DIR    7 to 9 things of one kind
+    demo/scene.py --seed 1 --count 300 --content crowded -o DIR    7 to 9 things of one kind
+    demo/scene.py --seed 1 --count 300 --content singles -o DIR    2 or 3 things, all different
+    demo/scene.py --seed 1 --count 300 --content shapes -o DIR     shapes, those of a kind in one colour
     demo/scene.py --shipped -o demo/pictures
 
 The splits share nothing but the kinds of things: the random stream is seeded by
@@ -269,9 +271,10 @@ class Painter:
         top = (image.height - square) / 2 + thing.y * square - side / 2
         image.paste(sprite, (int(left), int(top)), sprite)
 
-    def paint_scene(self, rng, split, canvas=None, allowed=None, noise_allowed=True, crowded=False):
+    def paint_scene(self, rng, split, canvas=None, allowed=None, noise_allowed=True, content="any"):
         """Draw one scene of a split; canvas gives the limits of the shorter side where it is not the
-        split's own, allowed the kinds (None: all); crowded: with 7 to 9 things of one kind.
+        split's own, allowed the kinds (None: all); content as
+        on the command line.
 
         Returns the picture (RGB) and the Scene.
         """
@@ -283,8 +286,7 @@ class Painter:
                 stretched = int(square * rng.uniform(1, MOST_STRETCH))
                 width, height = (stretched, square) if rng.random() < .5 else (square, stretched)
             image, background = self.paint_background(rng, width, height, split, noise_allowed)
-            things = place_things(rng, (choose_crowd if crowded else choose_things)(rng, background, allowed),
-                                  rng.choice(LAYOUTS[split]))
+            things = place_things(rng, choose_content(rng, content, background, allowed), rng.choice(LAYOUTS[split]))
         for thing in things:
             self.paint_thing(rng, image, thing, square)
         return image, Scene(background, things)
@@ -318,12 +320,14 @@ def choose_things(rng, background, allowed):
     return chosen
 
 
-def choose_crowd(rng, background, allowed):
-    """The same with 7 to 9 things of one kind, and now and then one or two of another."""
+def choose_content(rng, content, background, allowed):
+    """The same for a content of the command line: choose until the choice is one of these."""
     while True:
-        chosen = choose_things(rng, background, allowed)
+        chosen = choose_things(rng, background, SHAPES if content == "shapes" else allowed)
         kinds = [kind for kind, _ in chosen]
-        if max(map(kinds.count, kinds), default=0) >= 7:
+        if (content == "any" or content == "crowded" and max(map(kinds.count, kinds), default=0) >= 7
+                or content == "singles" and len(set(kinds)) == len(kinds) >= 2
+                or content == "shapes" and len(set(chosen)) == len(set(kinds)) > 0):
             return chosen
 
 
@@ -399,13 +403,13 @@ def write_labels(folder, rows):
         out.writerows(rows)
 
 
-def draw_split(painter, split, seed, count, crowded, folder):
+def draw_split(painter, split, seed, count, content, folder):
     """Draw the scenes of one split and seed."""
-    name = split + ("-crowded" if crowded else "")
+    name = split if content == "any" else f"{split}-{content}"
     rng = random.Random(f"{name} {seed}")
     rows = []
     for number in range(count):
-        image, scene = painter.paint_scene(rng, split, crowded=crowded)
+        image, scene = painter.paint_scene(rng, split, content=content)
         stem = os.path.join(folder, f"{name}-{seed}-{number:05d}")
         rows.append(label_row(save_picture(rng, image, stem, png=rng.random() >= .8), "", image, scene))
     return rows
@@ -430,7 +434,8 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--split", choices=sorted(CANVAS), default="heldout")
     parser.add_argument("--count", type=int, default=10, help="pictures to draw (default 10)")
-    parser.add_argument("--crowded", action="store_true", help="only scenes with 7 to 9 things of one kind")
+    parser.add_argument("--content", choices=["any", "crowded", "singles", "shapes"], default="any",
+                        help="draw only scenes of this content (above)")
     parser.add_argument("--shipped", action="store_true", help="draw the pictures of demo/pictures instead")
     parser.add_argument("-o", dest="folder", required=True, metavar="DIR", help="where to; made when missing")
     args = parser.parse_args()
@@ -439,7 +444,7 @@ def main():
     os.makedirs(args.folder, exist_ok=True)
     painter = Painter()
     rows = (draw_shipped(painter, args.folder) if args.shipped
-            else draw_split(painter, args.split, args.seed, args.count, args.crowded, args.folder))
+            else draw_split(painter, args.split, args.seed, args.count, args.content, args.folder))
     write_labels(args.folder, rows)
 
 

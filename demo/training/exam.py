@@ -3,13 +3,13 @@
 
 Reads what demo/scene.py wrote about its pictures.  Each row asks one thing:
 
-    task        what is measured; of crowded scenes only "count 7 to 9"
+    task        what is measured
     file        the picture
     first       the question of an earlier round, which the model answers itself; or empty
-    question    what is asked; for the task "count" the thing, for mmgpt_count
+    question    what is asked; of counts the thing, for mmgpt_count; of "classify" the labels
     expected    the true answer
 
-Needs no package beyond Python's own.
+Needs what scene.py needs.
 """
 
 import argparse
@@ -25,6 +25,8 @@ import words
 PLAIN = q.Wording(plain=True)
 HELDOUT = q.Wording(heldout=True, plain=True)
 UNKNOWN_PICTURES = 20
+# scenes drawn with a --content are there for these tasks alone
+TASKS_OF = {"crowded": ["count 7 to 9"], "singles": ["position", "left, right, above, below"], "shapes": ["color of shapes"]}
 
 
 def until(ask, tries=8):
@@ -70,10 +72,11 @@ def questions_about(view, rng):
     for task, ask, name in (("position", q.ask_position, "position"), ("color of shapes", q.ask_color, "color"),
                             ("background", q.ask_background, "background"),
                             ("left, right, above, below", q.ask_relation, "relation"),
-                            ("more, fewer", q.ask_compare, "compare")):
+                            ("more, fewer", q.ask_compare, "compare"),
+                            ("classify", q.ask_classify, "classify")):
         asked = of_task(lambda: ask(rng, view, PLAIN), name)
         if asked:
-            yield task, "", asked.question, asked.answer
+            yield task, "", asked.question.split(": ")[-1].strip(".?") if task == "classify" else asked.question, asked.answer
     if view.kinds:
         first, second = follow_up(rng, view)
         yield "follow-up", first.question, second.question, second.answer
@@ -112,9 +115,9 @@ def main():
     out.writerow(["task", "file", "first", "question", "expected"])
     for file, view in scenes.items():
         for task, first, question, expected in questions_about(view, rng):
-            if "crowded" not in file or task == "count 7 to 9":
+            if task in TASKS_OF.get(file.split("-")[1], [task]):
                 out.writerow([task, file, first, question, expected])
-    out.writerows(unknown_things([file for file in scenes if "crowded" not in file], rng))
+    out.writerows(unknown_things([file for file in scenes if file.split("-")[1] not in TASKS_OF], rng))
 
 
 if __name__ == "__main__":

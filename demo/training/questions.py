@@ -131,6 +131,9 @@ There is {a} in the {i}.
 The {i} shows {a}.
 The {i} contains {p}.
 Is there at least one {s}?
+Is there {s} in the {i}?
+Does the {i} show {s}?
+Does the {i} show {p}?
 |
 Can any {p} be seen in the {i}?
 Are {p} visible in the {i}?
@@ -306,6 +309,15 @@ There are {m} {p} than {q}.
 |
 Can you see {m} {p} than {q}?
 Does the {i} contain {m} {p} than {q}?
+%
+classify
+Which of these fits the {i}: {l}?
+Which of these fits the {i}: {l}?
+Which of these does the {i} show: {l}?
+Which of these is it: {l}?
+Choose what fits the {i}: {l}.
+|
+Which of these describes the {i}: {l}?
 %
 most
 What is the most common object?
@@ -608,6 +620,19 @@ def ask_most(rng, view, wording):
     return Round("most", wording.phrase(rng, "most"), f"The most common object is the {order[0]}.", order[0])
 
 
+def ask_classify(rng, view, wording):
+    """One label of several fits: the one kind that is there, or the background's colour. The answer is the label alone."""
+    if view.background and rng.random() < .3:
+        right, pool = view.background, [name for name in BACKGROUNDS if name != view.background]
+    elif view.kinds:
+        right, pool = rng.choice(view.kinds), [kind for kind in KINDS if kind not in view.count]
+    else:
+        return None
+    labels = [right, *rng.sample(pool, rng.randint(1, 5))]
+    rng.shuffle(labels)
+    return Round("classify", wording.phrase(rng, "classify", l=", ".join(labels)), right)
+
+
 def ask_group(rng, view, wording):
     group = rng.choice(list(GROUPS))
     kinds = [kind for kind in view.kinds if kind in GROUPS[group]]
@@ -629,7 +654,7 @@ def ask_group(rng, view, wording):
 
 ASKERS = [(ask_count, 5), (ask_presence, 3.5), (ask_exact, 2), (ask_caption, 3), (ask_list, 1.5), (ask_total, 1),
           (ask_kinds, .4), (ask_position, 2), (ask_relation, 9), (ask_color, 3), (ask_background, .9),
-          (ask_compare, 3.5), (ask_most, .7), (ask_group, 1.4)]
+          (ask_compare, 3.5), (ask_most, .7), (ask_group, 1.4), (ask_classify, 1.5)]
 
 
 def ask_follow_up(rng, view, wording, last):

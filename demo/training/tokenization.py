@@ -30,7 +30,7 @@ def train_tokenizer(dialogues, path, pieces):
             lines += [opening + one.question, opening + one.answer]
     for kind in words.KINDS + list(words.GROUPS):
         for name in [kind, *words.SYNONYMS.get(kind, [])]:
-            lines += [f"(the {name}", f"(the {words.plural(name)}"] * 300
+            lines += [f"(the {name}", f"(the {words.plural(name)}"] * 300 + [f"({name}"] * 100
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines), model_writer=model, vocab_size=pieces, model_type="bpe", byte_fallback=True,
@@ -76,6 +76,8 @@ class Tokenizer:
             ids = self.line("the " + name)
             if len(ids) == len(self.line("the")) + 1:
                 found[ids[-1]] = latent
+            if len(self.line(name)) == 1:    # where an answer begins with it
+                found[self.line(name)[0]] = latent
         return found
 
     def head(self, with_picture):

@@ -66,6 +66,8 @@ class Exam:
                         int(expected), next(kind for kind in words.KINDS if words.plural(kind) == question))
                 elif task == "presence":
                     expected = "Yes" if expected == "true" else "No"
+                elif task == "classify":
+                    question = PROMPTS["classify"].format(question)
                 elif task == "caption":
                     question = PROMPTS["caption_brief"]
                 self.asked.append((number, task, first, question, expected))
@@ -108,7 +110,8 @@ PROMPTS = {
     "caption_detailed": "Describe the image in detail.",
     "count": "How many {} are in the image?",
     "filter": "{}",
-    "classify": "What is in the image?",
+    "classify": "Which of these fits the image: {}?",
+    "classify_multi": "Does the image show {}?",
     "yes_words": ["Yes"],
     "no_words": ["No"],
 }
