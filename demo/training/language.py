@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from optimizer import Optimizers
 from questions import View, language_dialogue, picture_dialogue
 from tokenization import EOS, train_tokenizer
-from vision import IGNORED, pixels_of, save
+from vision import IGNORED, save
 
 PICTURES, TEXTS = 44, 12    # dialogues of each sort in a step
 LOOKING = .3                # weight of the hint where to look
@@ -26,18 +26,15 @@ LONGEST = 256               # tokens; longer dialogues lose their last rounds
 
 
 @torch.no_grad()
-def encode_all(model, pictures, report):
-    """Latents of all pictures and of their mirror images: bf16 [2, scenes, L, width]."""
-    count = len(pictures)
-    latents = torch.empty(2, count, model.config["perceiver"]["num_latents"], model.config["vision"]["width"],
-                          dtype=torch.bfloat16)
-    for first in range(0, count, 128):
-        with torch.autocast("cpu", torch.bfloat16):
-            x = pixels_of(pictures[first:first + 128])
-            latents[0, first:first + 128] = model.encode(x)[1].bfloat16()
-            latents[1, first:first + 128] = model.encode(x.flip(-1))[1].bfloat16()
-        if first % 12800 == 0:
-            report(f"encoded {first} of {count} pictures")
+def resample(model, patches):
+    """Latents of what vision.encode_patches returned: bf16 [2, scenes, L, width]."""
+    config = model.config["perceiver"], model.config["vision"]
+    latents = torch.empty(*patches.shape[:2], config[0]["num_latents"], config[1]["width"], dtype=torch.bfloat16)
+    for side in (0, 1):
+        for first in range(0, patches.shape[1], 256):
+            part = slice(first, first + 256)
+            with torch.autocast("cpu", torch.bfloat16):
+                latents[side, part] = model.perceiver(patches[side, part].float()).bfloat16()
     return latents
 
 
@@ -134,7 +131,7 @@ def forward_loss(model, tokenizer, latents, batch):
     return picture * (1 - share) + text * share + LOOKING * looking, (picture, text, looking)
 
 
-def train(model, tokenizer, pictures, truths, steps, checkpoint, report, measure):
+def train(model, tokenizer, patches, truths, steps, checkpoint, report, measure):
     """Run the stage, from its checkpoint when there is one; measure() is called now and then."""
     torch.manual_seed(2)
     decoder = model.lang_encoder
@@ -145,7 +142,7 @@ def train(model, tokenizer, pictures, truths, steps, checkpoint, report, measure
         optimizers.load_state_dict(state["optimizers"])
     if optimizers.step_number >= steps:
         return
-    latents = encode_all(model, pictures, report)
+    latents = resample(model, patches)
     scenes = Scenes(truths)
     for block in decoder.gated_blocks():
         block.attn.keep_scores = True

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Train the demo model from nothing: demo/training/train.py -o DIR [--work DIR]
 
-What `make demo-model` runs, in a virtual environment with PyTorch.  Four stages, each
+What `make demo-model` runs, in a virtual environment with PyTorch.  Stages, each
 seeded and each taken up where it was when the run is started again:
 
     scenes      draw 64 000 pictures                                demo/scene.py, drawing.py
     tokenizer   SentencePiece on questions and answers about them   questions.py, tokenization.py
     vision      tower and resampler, asked directly what they see   vision.py
+    resampler   the resampler alone                                 vision.py
     language    decoder, on dialogues about pictures and without    language.py
 
 and then DIR receives config.json, tokenizer.model and model.safetensors (bf16).
@@ -35,7 +36,7 @@ from safetensors_file import save_bf16
 from tokenization import PREAMBLE, Tokenizer
 
 TRAIN_SCENES, HELDOUT_SCENES = 64000, 2000
-VISION_STEPS, LANGUAGE_STEPS = 9000, 6000
+VISION_STEPS, RESAMPLER_STEPS, LANGUAGE_STEPS = 9000, 4000, 6000
 
 
 class Log:
@@ -71,7 +72,7 @@ class Exam:
                 elif task == "caption":
                     question = PROMPTS["caption_brief"]
                 self.asked.append((number, task, first, question, expected))
-        self.latents = language.encode_all(model, pictures, lambda text: None)[0]
+        self.latents = language.resample(model, vision.encode_patches(model, pictures, lambda text: None))[0]
 
     def answers(self, numbers, histories, asked):
         """Greedy answers as texts."""
@@ -161,11 +162,14 @@ def main():
     write_config(network.CONFIG, tokenizer, os.path.join(args.folder, "config.json"))
 
     log("vision tower and resampler")
-    vision.train(model, pictures, truths, (heldout[0], vision.Labels(heldout[1], model.vision_encoder["visual"].grid)),
-                 part(VISION_STEPS), inside("vision.pt"), log)
+    measured = heldout[0], vision.Labels(heldout[1], model.vision_encoder["visual"].grid)
+    probes = vision.train(model, pictures, truths, measured, part(VISION_STEPS), inside("vision.pt"), log)
+    patches = vision.encode_patches(model, pictures, log)
+    log("resampler alone")
+    vision.tune_resampler(model, probes, patches, truths, measured, part(RESAMPLER_STEPS), inside("resampler.pt"), log)
     log("decoder")
-    exam_of = Exam(model, tokenizer, *heldout, log)
-    language.train(model, tokenizer, pictures, truths, part(LANGUAGE_STEPS), inside("language.pt"), log, exam_of)
+    language.train(model, tokenizer, patches, truths, part(LANGUAGE_STEPS), inside("language.pt"), log,
+                   Exam(model, tokenizer, *heldout, log))
 
     save_bf16(model.state_dict(), os.path.join(args.folder, "model.safetensors"))
     log(f"written to {args.folder}")

@@ -51,6 +51,7 @@ class Probes(nn.Module):
         self.patch_color = nn.Linear(width, len(COLORS))
         self.patch_place = nn.Linear(width, 2 * grid)
         self.count = nn.Linear(width, MOST)
+        self.count_value = nn.Linear(width, 1)
         self.place = nn.Linear(width, 9)
         self.position = nn.Linear(width, 2)
         self.color = nn.Linear(width, len(COLORS))
@@ -85,12 +86,17 @@ class Labels:
 
     def batch(self, index, flipped):
         """Targets of these scenes, as a dict of tensors; flipped: which are mirrored."""
-        things = self.things[index].copy()
-        things[..., 2] = numpy.where(flipped[:, None], 1 - things[..., 2], things[..., 2])
+        things = self.chosen(index, flipped)
         targets = self.of_patches(things)
         targets.update(self.of_latents(things))
         targets["background"] = self.background[index]
         return {name: torch.from_numpy(value) for name, value in targets.items()}
+
+    def chosen(self, index, flipped):
+        """The things of these scenes, [B, 9, 5], mirrored where flipped."""
+        things = self.things[index].copy()
+        things[..., 2] = numpy.where(flipped[:, None], 1 - things[..., 2], things[..., 2])
+        return things
 
     def of_patches(self, things):
         """What the patches are asked; things [B, 9, 5]."""
@@ -193,6 +199,7 @@ def latent_losses(probes, latents, t):
     groups = latents[:, LATENT_GROUPS:LATENT_GROUPS + len(GROUPS)]
     return {
         "count": count_loss(probes.count(x), t["count"]),
+        "count_value": F.smooth_l1_loss(probes.count_value(x).float().squeeze(-1), t["count"].float(), beta=.3),
         "place": .5 * cross_entropy(probes.place(x), t["place"]),
         "position": 4 * F.smooth_l1_loss(probes.position(x).float()[known], t["position"][known], beta=.1),
         "color": .3 * cross_entropy(probes.color(x[:, FIRST_SHAPE:]), t["color"][:, FIRST_SHAPE:]),
@@ -270,6 +277,59 @@ def train(model, pictures, truths, heldout, steps, checkpoint, report):
             save({"model": model.state_dict(), "probes": probes.state_dict(),
                   "optimizers": optimizers.state_dict()}, checkpoint)
     return probes
+
+
+@torch.no_grad()
+def encode_patches(model, pictures, report):
+    """Patch tokens of all pictures and of their mirror images: bf16 [2, scenes, N, width]."""
+    count, vision = len(pictures), model.vision_encoder["visual"]
+    patches = torch.empty(2, count, vision.grid ** 2, model.config["vision"]["width"], dtype=torch.bfloat16)
+    for first in range(0, count, 128):
+        x = pixels_of(pictures[first:first + 128])
+        with torch.autocast("cpu", torch.bfloat16):
+            patches[0, first:first + 128] = vision(x).bfloat16()
+            patches[1, first:first + 128] = vision(x.flip(-1)).bfloat16()
+        if first % 12800 == 0:
+            report(f"encoded {first} of {count} pictures")
+    return patches
+
+
+def tune_resampler(model, probes, patches, truths, heldout, steps, checkpoint, report):
+    """Second part of the stage: the resampler alone, on what the tower has made of all pictures.
+
+    The tower can tell counts before the resampler has learned to pass them on; alone it
+    learns several times as fast.
+    """
+    torch.manual_seed(3)
+    labels = Labels(truths, model.vision_encoder["visual"].grid)
+    optimizers = Optimizers((model.perceiver, probes), steps, muon_rate=.012, adam_rate=1.5e-3, decay=.8)
+    if os.path.exists(checkpoint):
+        state = torch.load(checkpoint)
+        model.load_state_dict(state["model"])
+        probes.load_state_dict(state["probes"])
+        optimizers.load_state_dict(state["optimizers"])
+    started, first, mean = time.time(), optimizers.step_number, {}
+    while optimizers.step_number < steps:
+        rng = numpy.random.default_rng([3, optimizers.step_number])
+        index = rng.integers(0, len(truths), BATCH)
+        flipped = rng.random(BATCH) < .5
+        targets = {name: torch.from_numpy(value) for name, value in labels.of_latents(labels.chosen(index, flipped)).items()}
+        targets["background"] = torch.from_numpy(labels.background[index])
+        with torch.autocast("cpu", torch.bfloat16):
+            latents = model.perceiver(patches[flipped.astype(int), index].float())
+            losses = latent_losses(probes, latents, targets)
+        optimizers.step(sum(losses.values()))
+        for name, loss in losses.items():
+            mean[name] = mean.get(name, loss.item()) * .98 + loss.item() * .02
+        step = optimizers.step_number
+        if step % 200 == 0:
+            rate = (step - first) / (time.time() - started)
+            report(f"step {step} of {steps}, {rate * BATCH:.0f} pictures/s, {(steps - step) / rate / 60:.1f} min left, "
+                   + " ".join(f"{name} {loss:.3f}" for name, loss in mean.items()))
+        if step % 1000 == 0 or step == steps:
+            report(f"held out: {measure(model, probes, *heldout, 500 if step < steps else 2000)}")
+            save({"model": model.state_dict(), "probes": probes.state_dict(),
+                  "optimizers": optimizers.state_dict()}, checkpoint)
 
 
 def save(state, path):
