@@ -25,9 +25,9 @@ FROM photos JOIN true_counts ON photo = id$$),
 $$SELECT id AS photo, third AS dialogue
 FROM photos
 JOIN (VALUES ('street',  'bicycles', 'umbrellas'),
-             ('garden',  'cats',     'mushrooms'),
-             ('kitchen', 'bananas',  'keys'),
-             ('toys',    'balls',    'stars')) AS asked (shelf, one, other) USING (shelf),
+             ('garden',  'cats',     'trees'),
+             ('kitchen', 'bananas',  'clocks'),
+             ('toys',    'planes',   'triangles')) AS asked (shelf, one, other) USING (shelf),
      mmgpt_chat_turn(img, NULL,   'What do you see?') AS first,
      mmgpt_chat_turn(img, first,  format('How many %s are there?', one)) AS second,
      mmgpt_chat_turn(img, second, format('And %s?', other)) AS third$$);

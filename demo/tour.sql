@@ -22,7 +22,7 @@ SELECT shelf,
        sum(mmgpt_count(img, what)) AS counted,
        sum(n) AS truly
 FROM photos JOIN true_counts ON photo = id
-WHERE what IN ('mushrooms', 'keys', 'trees', 'balls')
+WHERE what IN ('mushrooms', 'clocks', 'trees', 'planes')
 GROUP BY shelf, what
 ORDER BY shelf, what;
 
@@ -36,8 +36,8 @@ ORDER BY file;
 \echo '\033[1mLabels.\033[0m  All that fit, or the one that fits best.'
 \echo
 SELECT file,
-       mmgpt_classify_multi(img, '{cat,bird,mushroom,tree}') AS shows,
-       mmgpt_classify(img, '{cat,bird,mushroom,tree}') AS most_likely
+       mmgpt_classify_multi(img, '{cat,bird,turtle,tree}') AS shows,
+       mmgpt_classify(img, '{cat,bird,turtle,tree}') AS most_likely
 FROM photos
 WHERE shelf = 'garden'
 ORDER BY file;
@@ -50,7 +50,7 @@ FROM photos,
      mmgpt_chat_turn(img, first, 'How many bicycles are there?') AS second,
      mmgpt_chat_turn(img, second, 'And umbrellas?') AS third,
      jsonb_array_elements(third) WITH ORDINALITY AS turns (turn, position)
-WHERE file = 'street-6.png'
+WHERE file = 'street-4.jpg'
 ORDER BY position;
 
 \echo '\033[1mOne question to go on with.\033[0m  Or keep the history yourself.'
@@ -60,7 +60,7 @@ SELECT mmgpt_chat(img,
                     {"role": "assistant", "content": "Yes, there is 1 umbrella in the image."}]',
                   'Where is it?')
 FROM photos
-WHERE file = 'street-6.png';
+WHERE file = 'street-4.jpg';
 
 \echo '\033[1mAccuracy.\033[0m  Every count of every kind, against the table of true counts.'
 \echo
