@@ -284,7 +284,7 @@ is color
 {V} the {q} {t} in this {i}?
 {V} the {c} of the {q} {t}?
 |
-{V} it true that the {q} {v} {t}?
+Is it true that the {q} {v} {t}?
 %
 background
 What {c} is the background?
