@@ -2,7 +2,8 @@
 --
 -- Run by demo/evaluate, several times at once: session number :session of :sessions asks about its
 -- share of the pictures. Counts are asked with mmgpt_count, presence with mmgpt_filter, captions
--- with mmgpt_caption, classes with mmgpt_classify, the rest in plain words; the first round of a follow-up is the model's own.
+-- with mmgpt_caption, labels with mmgpt_classify, the rest in plain words; the first round of a
+-- follow-up is the model's own.
 \set ON_ERROR_STOP on
 \set QUIET on
 SET client_min_messages = warning;

@@ -95,7 +95,8 @@ class Exam:
         texts = self.answers([one[0] for one in asked], histories, [one[3] for one in asked])
         right, wrong = {}, []
         for (_, task, first, question, expected), text in zip(asked, texts):
-            hit = text == expected or (task == "presence" and text.startswith(expected))
+            whole = lambda answer: answer.split(" on a ")[0] if task == "caption" else answer
+            hit = whole(text) == whole(expected) or (task == "presence" and text.startswith(expected))
             right.setdefault(task, []).append(hit)
             if not hit:
                 wrong.append(f"{task}: {first} {question} -> {text} ({expected})")
