@@ -614,7 +614,7 @@ UNIT_TEST(demo_dialogues_meet_reference)
 	Arena	   *arena = arena_create();
 
 	prompt_template.history_eos = true;
-	UNIT_CHECK(json_array_size(cases) == 85);
+	UNIT_CHECK(json_array_size(cases) == 56);
 	for (size_t i = 0; i < json_array_size(cases); i++)
 		check_reference(tokenizer, &prompt_template, json_array_get(cases, i), arena);
 	arena_free(arena);
