@@ -1,23 +1,20 @@
 #!/usr/bin/env python3
-"""Write reference dialogues: demo/training/reference.py MODEL PICTURES -o reference.json
+"""Write reference dialogues anew: demo/training/reference.py MODEL REFERENCE.json PICTURES
 
-Asks the model in MODEL, run by PyTorch in f32, about every picture of a folder drawn
-by demo/scene.py, three rounds each with the model's own answers as history, and a few
-questions without a picture.  The engine must give the same texts (test/t, test/unit).
+Asks the model in MODEL, run by PyTorch in f32, the questions of the dialogues in
+REFERENCE.json about the pictures of a folder, with the model's own answers as history,
+and puts its answers into the file. The engine must give the same texts (test/t, test/unit).
 """
 
 import argparse
 import json
 import os
-import random
 
 import torch
 from PIL import Image
 
-import exam
 import language
 import network
-import questions
 import vision
 from drawing import preprocess
 from safetensors_file import load
@@ -40,46 +37,32 @@ def answer(model, tokenizer, latents, history, question):
             "ids": ids[0] + [2], "text": tokenizer.text(ids[0]), "min_top1_top2_margin": round(margins[0], 4)}
 
 
-def dialogue(model, tokenizer, latents, asked, common):
-    """The rounds of one dialogue as cases."""
-    history = []
-    for question in asked:
-        case = answer(model, tokenizer, latents, history, question)
-        history = history + [(question, case["text"])]
-        yield common | case
-
-
-def questions_for(view, rng):
-    """Three rounds about a scene: a caption, something of it, and a follow-up."""
-    first = questions.ask_caption(rng, view, exam.PLAIN)
-    askers, weights = zip(*questions.ASKERS)
-    second = exam.until(lambda: rng.choices(askers, weights)[0](rng, view, exam.PLAIN), 50)
-    third = questions.ask_follow_up(rng, view, exam.PLAIN, second) or questions.ask_count(rng, view, exam.PLAIN)
-    return [one.question for one in (first, second, third)]
-
-
 def main():
-    """Read the command line and write."""
-    parser = argparse.ArgumentParser(description="Write reference dialogues.")
+    """Read the command line, ask and write."""
+    parser = argparse.ArgumentParser(description="Write reference dialogues anew.")
     parser.add_argument("model")
-    parser.add_argument("pictures", help="a folder with labels.csv")
-    parser.add_argument("-o", dest="out", required=True)
+    parser.add_argument("reference")
+    parser.add_argument("pictures")
     args = parser.parse_args()
     model, tokenizer = open_model(args.model)
-    rng, cases = random.Random("reference"), []
-    side = model.config["vision"]["image_size"]
-    views = exam.read_labels(os.path.join(args.pictures, "labels.csv"))
+    with open(args.reference, encoding="utf-8") as file:
+        reference = json.load(file)
+    cases, history = [], []
     with torch.no_grad():
-        for file, view in views.items():
-            pixels = preprocess(Image.open(os.path.join(args.pictures, file)).convert("RGB"), side)
-            latents = model.encode(vision.pixels_of(pixels[None]))[1]
-            cases += dialogue(model, tokenizer, latents, questions_for(view, rng), {"picture": file, "truth": view.count})
-        for asked in (["Hello!", "What can you do?"], ["What is SQL?"], ["My name is Emma.", "What is my name?"],
-                      ["How many dogs are in the image?"], ["What is the capital of Norway?", "What is 4 plus 3?"]):
-            cases += dialogue(model, tokenizer, None, asked, {"picture": None})
-    with open(args.out, "w", encoding="utf-8") as file:
-        json.dump({"note": "greedy answers of demo/training/reference.py (PyTorch, f32) with demo/model; history holds "
-                           "the model's own earlier answers", "cases": cases}, file, indent=1)
+        for old in reference["cases"]:
+            latents = None
+            if old["picture"]:
+                image = Image.open(os.path.join(args.pictures, old["picture"])).convert("RGB")
+                pixels = preprocess(image, model.config["vision"]["image_size"])
+                latents = model.encode(vision.pixels_of(pixels[None]))[1]
+            history = history[:len(old["history"])]
+            case = answer(model, tokenizer, latents, history, old["prompt"])
+            history = history + [(old["prompt"], case["text"])]
+            cases.append({"picture": old["picture"]} | case | {"truth": old.get("truth")})
+    reference = {"note": "greedy answers of demo/training/reference.py (PyTorch, f32) with demo/model; history holds the "
+                         "model's own earlier answers", "cases": cases}
+    with open(args.reference, "w", encoding="utf-8") as file:
+        json.dump(reference, file, indent=1)
         file.write("\n")
 
 

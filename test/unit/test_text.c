@@ -227,13 +227,13 @@ UNIT_TEST(tokenizer_tells_about_its_pieces)
 {
 	Tokenizer  *tokenizer = open_model_tokenizer(DEMO_MODEL);
 
-	UNIT_EQUAL_INT(tokenizer_base_vocabulary(tokenizer), 1021);
-	UNIT_EQUAL_INT(tokenizer_special(tokenizer)->image, 1022);
+	UNIT_EQUAL_INT(tokenizer_base_vocabulary(tokenizer), 1277);
+	UNIT_EQUAL_INT(tokenizer_special(tokenizer)->image, 1278);
 	UNIT_EQUAL_TEXT(tokenizer_piece(tokenizer, 13), "<0x0A>");
 	UNIT_EQUAL_TEXT(tokenizer_piece(tokenizer, 2), "</s>");
-	UNIT_EQUAL_TEXT(tokenizer_piece(tokenizer, 1022), "<image>");
+	UNIT_EQUAL_TEXT(tokenizer_piece(tokenizer, 1278), "<image>");
 	UNIT_CHECK(tokenizer_piece(tokenizer, -1) == NULL);
-	UNIT_CHECK(tokenizer_piece(tokenizer, 1024) == NULL);
+	UNIT_CHECK(tokenizer_piece(tokenizer, 1280) == NULL);
 	UNIT_CHECK(tokenizer_is_special(tokenizer, 0) && !tokenizer_is_special(tokenizer, 3));
 	tokenizer_close(tokenizer);
 }
@@ -242,7 +242,7 @@ UNIT_TEST(tokenizer_refuses_unknown_ids_and_broken_text)
 {
 	Tokenizer  *tokenizer = open_model_tokenizer(DEMO_MODEL);
 	Arena	   *arena = arena_create();
-	const int32_t unknown[] = {300, 1024};
+	const int32_t unknown[] = {300, 1280};
 	const int32_t negative[] = {-1};
 	TokenList	list;
 	Status		status;
@@ -251,7 +251,7 @@ UNIT_TEST(tokenizer_refuses_unknown_ids_and_broken_text)
 	status_clear(&status);
 	UNIT_CHECK(tokenizer_decode(tokenizer, unknown, 2, arena, &length, &status) == NULL);
 	UNIT_EQUAL_INT(status.code, STATUS_INVALID_ARGUMENT);
-	UNIT_CONTAINS(status.message, "1024");
+	UNIT_CONTAINS(status.message, "1280");
 	UNIT_CHECK(tokenizer_decode(tokenizer, negative, 1, arena, &length, &status) == NULL);
 	token_list_begin(&list, arena);
 	UNIT_CHECK(!tokenizer_encode_plain(tokenizer, "ab\xC3", 3, &list, &status));
@@ -281,19 +281,19 @@ check_open_fails(const char *path, const SpecialTokens *special, int pieces, con
 UNIT_TEST(tokenizer_refuses_wrong_files)
 {
 	const char *path = DEMO_MODEL "tokenizer.model";
-	SpecialTokens good = {0, 1, 2, 1021, 1022, 1023};
-	SpecialTokens other_eos = {0, 1, 3, 1021, 1022, 1023};
-	SpecialTokens inside = {0, 1, 2, 1020, 1022, 1023};
-	SpecialTokens twice = {0, 1, 2, 1021, 1022, 1022};
+	SpecialTokens good = {0, 1, 2, 1277, 1278, 1279};
+	SpecialTokens other_eos = {0, 1, 3, 1277, 1278, 1279};
+	SpecialTokens inside = {0, 1, 2, 1276, 1278, 1279};
+	SpecialTokens twice = {0, 1, 2, 1277, 1278, 1278};
 
-	check_open_fails("test/golden/no-such-file", &good, 1021, "test/golden/no-such-file");
-	check_open_fails("test/golden", &good, 1021, "not a regular file");
-	check_open_fails("/dev/null", &good, 1021, "not a regular file");
-	check_open_fails(DEMO_MODEL "config.json", &good, 1021, "not a SentencePiece model");
-	check_open_fails(path, &good, 32000, "1021 pieces, but config.json promises 32000");
-	check_open_fails(path, &other_eos, 1021, "\"eos\"");
-	check_open_fails(path, &inside, 1021, "\"endofchunk\"");
-	check_open_fails(path, &twice, 1021, "same id 1022");
+	check_open_fails("test/golden/no-such-file", &good, 1277, "test/golden/no-such-file");
+	check_open_fails("test/golden", &good, 1277, "not a regular file");
+	check_open_fails("/dev/null", &good, 1277, "not a regular file");
+	check_open_fails(DEMO_MODEL "config.json", &good, 1277, "not a SentencePiece model");
+	check_open_fails(path, &good, 32000, "1277 pieces, but config.json promises 32000");
+	check_open_fails(path, &other_eos, 1277, "\"eos\"");
+	check_open_fails(path, &inside, 1277, "\"endofchunk\"");
+	check_open_fails(path, &twice, 1277, "same id 1278");
 }
 
 UNIT_TEST(tokenizer_survives_truncated_files)
@@ -614,7 +614,7 @@ UNIT_TEST(demo_dialogues_meet_reference)
 	Arena	   *arena = arena_create();
 
 	prompt_template.history_eos = true;
-	UNIT_CHECK(json_array_size(cases) == 56);
+	UNIT_CHECK(json_array_size(cases) == 85);
 	for (size_t i = 0; i < json_array_size(cases); i++)
 		check_reference(tokenizer, &prompt_template, json_array_get(cases, i), arena);
 	arena_free(arena);
