@@ -10,11 +10,11 @@ SELECT mmgpt_generate('Hi, my name is Sam.');
 SELECT mmgpt_chat(NULL, NULL, 'My name is Grace.');
 SELECT mmgpt_chat(NULL, '[{"role": "user", "content": "My name is Grace."},
                           {"role": "assistant", "content": "Nice to meet you, Grace!"}]',
-                  'What color is a flower?');
+                  'What color is a banana?');
 
 -- a dialogue
 SELECT mmgpt_chat(image, '[{"role": "user", "content": "Describe the image."},
-                           {"role": "assistant", "content": "The image shows 1 fish, 1 apple and 1 blue circle on a colorful background."}]',
+                           {"role": "assistant", "content": "The image shows 1 fish, 1 apple and 1 blue circle on a gray background."}]',
                   'Where is the circle in the image?')
 FROM pictures WHERE name = 'circle';
 

@@ -4,7 +4,7 @@ FROM pictures ORDER BY name;
 SELECT mmgpt_classify(image, '{birds}') FROM pictures WHERE name = 'birds';
 -- it does not depend on the order, and another label only matters if it is more likely
 SELECT count(DISTINCT mmgpt_classify(image, labels)) AS answers
-FROM pictures, (VALUES ('{a,b,c}'::text[]), ('{c,b,a}'), ('{b,c,a}')) AS l (labels) WHERE name = 'birds';
+FROM pictures, (VALUES ('{cat,bird,dog}'::text[]), ('{dog,bird,cat}'), ('{bird,dog,cat}')) AS l (labels) WHERE name = 'birds';
 
 -- all labels that fit, in the order given
 SELECT name, mmgpt_classify_multi(image, '{rabbit,bird,bicycle}') FROM pictures ORDER BY name;
