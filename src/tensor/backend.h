@@ -137,6 +137,48 @@ typedef struct ScoreTarget
 	int32_t		token;
 } ScoreTarget;
 
+/*
+ * Attention to go back through. Rows come in groups, each with keys of its own: a sequence with
+ * its tokens, or with the latents of its pictures. The spans of the plan are those of the forward
+ * pass; SPAN_FIRST counts from the group's first key, and SPAN_LIST is not looked at.
+ */
+typedef struct AttentionGradient
+{
+	const AttentionPlan *plan;
+	int			kv_heads;
+	int			head_size;		/* D */
+	Tensor		groups;			/* i32 [G, ATTENTION_GROUP_FIELDS] */
+	Tensor		q;				/* [R, heads D] */
+	Tensor		k;				/* [keys, kv_heads D] */
+	Tensor		v;				/* the same */
+	Tensor		dy;				/* [R, heads D]: gradient of the attention's result */
+	Tensor		dq;				/* [R, heads D]: written for the rows of groups */
+	Tensor		dk;				/* [keys, kv_heads D]: written for the keys of groups; no data: */
+	Tensor		dv;				/* ... gradients of keys and values are not wanted */
+	void	   *scratch;		/* attention_backward_size bytes for the largest group */
+} AttentionGradient;
+
+/* Columns of AttentionGradient.groups. */
+enum
+{
+	GROUP_FIRST_ROW,
+	GROUP_ROWS,
+	GROUP_FIRST_KEY,
+	GROUP_KEYS,
+	ATTENTION_GROUP_FIELDS
+};
+
+/* One step of AdamW (Loshchilov, Hutter 2019), its numbers worked out for the step. */
+typedef struct AdamwRule
+{
+	float		keep;			/* 1 - learning rate * weight decay */
+	float		beta1;
+	float		beta2;
+	float		epsilon;
+	float		step_size;		/* learning rate / (1 - beta1^t) */
+	float		correction;		/* sqrt(1 - beta2^t) */
+} AdamwRule;
+
 typedef struct BackendOps
 {
 	int			version;		/* BACKEND_VERSION */
@@ -244,6 +286,61 @@ typedef struct BackendOps
 	 */
 	void		(*score) (Backend *backend, Tensor logits, const ScoreTarget *targets, int count,
 						  float *log_probabilities);
+
+	/*
+	 * ---- training: gradients of the operations that LoRA's gradients pass through ----
+	 *
+	 * dx is the gradient of the loss for x. All of f32; sums over rows go in the rows' order.
+	 */
+
+	/* y = x, of the same shape. */
+	void		(*copy) (Backend *backend, Tensor y, Tensor x);
+	/* x = factor * x; a factor of 0 clears whatever x held. */
+	void		(*scale) (Backend *backend, Tensor x, float factor);
+	/* y's rows at index i32 [1, R] = x [R, K]; no row comes twice. */
+	void		(*scatter) (Backend *backend, Tensor y, Tensor x, Tensor index);
+	/*
+	 * dx [R, K] = [dx +] factor * dy [R, N] W: through matmul, from the very same packed weight
+	 * [N, K].
+	 */
+	void		(*matmul_backward) (Backend *backend, Tensor dx, Tensor dy, const Weight *weight,
+						   float factor, bool accumulate);
+	/*
+	 * sum [M, N] += a^T b with a [R, M], b [R, N]: the gradient of a weight. Each element is one
+	 * chain of multiply-adds over the rows that begins with what sum holds, so the rows may come
+	 * in one call or in many.
+	 */
+	void		(*add_product) (Backend *backend, Tensor sum, Tensor a, Tensor b);
+	/* Give an f32 weight [N, K] new values, f32 [N, K] or, transposed, [K, N] on the device. */
+	void		(*weight_update) (Backend *backend, Weight *weight, Tensor values, bool transposed);
+	/* dx += gradient of layer_norm at x for dy; weight f32 [1, K]. */
+	void		(*layer_norm_backward) (Backend *backend, Tensor dx, Tensor dy, Tensor x,
+							   Tensor weight, float epsilon);
+	/* dx += gradient of rms_norm at x for dy. */
+	void		(*rms_norm_backward) (Backend *backend, Tensor dx, Tensor dy, Tensor x, Tensor weight,
+							 float epsilon);
+	/* dx = activation'(x) * dx in place; ACTIVATION_GELU only. */
+	void		(*activate_backward) (Backend *backend, Tensor dx, Tensor x, Activation activation);
+	/* d_gate_up [R, 2F] = gradient of swiglu at gate_up for dy [R, F]. */
+	void		(*swiglu_backward) (Backend *backend, Tensor d_gate_up, Tensor dy, Tensor gate_up);
+	/* Rotate gradients back, in place: rotary with the angles' signs turned. */
+	void		(*rotary_backward) (Backend *backend, Tensor dx, int heads, Tensor positions,
+						   Tensor table);
+	/* Bytes of scratch that attention_backward needs for groups of at most `keys` keys. */
+	size_t		(*attention_backward_size) (Backend *backend, int keys, int head_size);
+	/* dq, dk, dv of attention; see AttentionGradient. */
+	void		(*attention_backward) (Backend *backend, const AttentionGradient *gradient);
+	/*
+	 * losses f32 [1, R] = -log softmax(logits [R, V]) at targets i32 [1, R]; and logits become
+	 * their gradient, weights f32 [1, R] times (softmax - target).
+	 */
+	void		(*cross_entropy) (Backend *backend, Tensor logits, Tensor losses, Tensor targets,
+						 Tensor weights);
+	/* sums f32 [1, R] = the sum of squares of each row of x. */
+	void		(*square_sums) (Backend *backend, Tensor sums, Tensor x);
+	/* One step of AdamW; all of one shape: values, their gradient and its two running means. */
+	void		(*adamw) (Backend *backend, Tensor values, Tensor gradient, Tensor mean, Tensor square,
+					  const AdamwRule *rule);
 } BackendOps;
 
 struct Backend

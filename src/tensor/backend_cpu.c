@@ -33,6 +33,7 @@ cpu_close(Backend *backend)
 	free(cpu->sums);
 	free(cpu->rounded);
 	free(cpu->queries);
+	free(cpu->backward);
 	free(cpu);
 }
 
@@ -112,14 +113,39 @@ static const BackendOps cpu_ops = {
 	.choose = cpu_choose,
 	.best = cpu_best,
 	.score = cpu_score,
+	.copy = cpu_copy_tensor,
+	.scale = cpu_scale,
+	.scatter = cpu_scatter,
+	.matmul_backward = cpu_matmul_backward,
+	.add_product = cpu_add_product,
+	.weight_update = cpu_weight_update,
+	.layer_norm_backward = cpu_layer_norm_backward,
+	.rms_norm_backward = cpu_rms_norm_backward,
+	.activate_backward = cpu_activate_backward,
+	.swiglu_backward = cpu_swiglu_backward,
+	.rotary_backward = cpu_rotary_backward,
+	.attention_backward_size = cpu_attention_backward_size,
+	.attention_backward = cpu_attention_backward,
+	.cross_entropy = cpu_cross_entropy,
+	.square_sums = cpu_square_sums,
+	.adamw = cpu_adamw,
 };
+
+/* Take memory for each thread; false when there is none. */
+static bool
+take_for_threads(CpuBackend *cpu, size_t floats, float **memory, Status *status)
+{
+	size_t		bytes = (size_t) thread_pool_threads(cpu->pool) * floats * sizeof(float);
+
+	*memory = aligned_alloc(64, bytes);
+	return *memory != NULL || status_out_of_memory(status, bytes);
+}
 
 Backend *
 backend_open_cpu(const CpuOptions *options, Status *status)
 {
 	const Kernels *kernels = kernels_select(options->instruction_set, status);
 	CpuBackend *cpu;
-	size_t		sums;
 
 	if (kernels == NULL)
 		return NULL;
@@ -137,12 +163,9 @@ backend_open_cpu(const CpuOptions *options, Status *status)
 		cpu_close(&cpu->base);
 		return NULL;
 	}
-	sums = (size_t) thread_pool_threads(cpu->pool) * MATMUL_ROW_BLOCK * MATMUL_MAX_PANEL *
-		   sizeof(float);
-	cpu->sums = aligned_alloc(64, sums);
-	if (cpu->sums == NULL)
+	if (!take_for_threads(cpu, MATMUL_ROW_BLOCK * MATMUL_MAX_PANEL, &cpu->sums, status) ||
+		!take_for_threads(cpu, BACKWARD_SCRATCH, &cpu->backward, status))
 	{
-		status_out_of_memory(status, sums);
 		cpu_close(&cpu->base);
 		return NULL;
 	}

@@ -17,6 +17,15 @@
 /* Widest panel of any kernel set. */
 #define MATMUL_MAX_PANEL 64
 
+/*
+ * Training: outputs whose turned weights a thread keeps, a multiple of every panel, and rows of a
+ * task. 512 * 64 * 4 bytes of weights and 384 * 64 * 4 bytes of sums stay in the second-level cache.
+ */
+#define BACKWARD_DEPTH 512
+#define BACKWARD_ROW_BLOCK 384
+/* Floats of both for a thread. */
+#define BACKWARD_SCRATCH ((BACKWARD_DEPTH + BACKWARD_ROW_BLOCK) * MATMUL_MAX_PANEL)
+
 /* Below this many multiply-adds, or the like, waking other threads costs more than it saves. */
 #define SMALL_WORK 32768.0
 
@@ -32,6 +41,8 @@ typedef struct CpuBackend
 	size_t		rounded_size;
 	void	   *queries;		/* of attention, for each thread: [ATTEND_MAX_ROWS, D] */
 	size_t		queries_size;
+
+	float	   *backward;		/* [threads, BACKWARD_SCRATCH] */
 	char		description[64];
 } CpuBackend;
 
@@ -86,5 +97,31 @@ extern void cpu_best(Backend *backend, Tensor logits, const ChoiceRule *rules, i
 					 Choice *choices);
 extern void cpu_score(Backend *backend, Tensor logits, const ScoreTarget *targets, int count,
 					  float *log_probabilities);
+
+/* cpu_backward.c */
+extern void cpu_copy_tensor(Backend *backend, Tensor y, Tensor x);
+extern void cpu_scale(Backend *backend, Tensor x, float factor);
+extern void cpu_scatter(Backend *backend, Tensor y, Tensor x, Tensor index);
+extern void cpu_matmul_backward(Backend *backend, Tensor dx, Tensor dy, const Weight *weight,
+								float factor, bool accumulate);
+extern void cpu_add_product(Backend *backend, Tensor sum, Tensor a, Tensor b);
+extern void cpu_weight_update(Backend *backend, Weight *weight, Tensor values, bool transposed);
+extern void cpu_layer_norm_backward(Backend *backend, Tensor dx, Tensor dy, Tensor x,
+									Tensor weight, float epsilon);
+extern void cpu_rms_norm_backward(Backend *backend, Tensor dx, Tensor dy, Tensor x, Tensor weight,
+								  float epsilon);
+extern void cpu_activate_backward(Backend *backend, Tensor dx, Tensor x, Activation activation);
+extern void cpu_swiglu_backward(Backend *backend, Tensor d_gate_up, Tensor dy, Tensor gate_up);
+extern void cpu_rotary_backward(Backend *backend, Tensor dx, int heads, Tensor positions,
+								Tensor table);
+extern void cpu_cross_entropy(Backend *backend, Tensor logits, Tensor losses, Tensor targets,
+							  Tensor weights);
+extern void cpu_square_sums(Backend *backend, Tensor sums, Tensor x);
+extern void cpu_adamw(Backend *backend, Tensor values, Tensor gradient, Tensor mean, Tensor square,
+					  const AdamwRule *rule);
+
+/* cpu_attention_backward.c */
+extern size_t cpu_attention_backward_size(Backend *backend, int keys, int head_size);
+extern void cpu_attention_backward(Backend *backend, const AttentionGradient *gradient);
 
 #endif

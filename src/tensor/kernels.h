@@ -46,6 +46,22 @@ typedef struct AttendTile
 	void	   *scratch;					/* bf16: ATTEND_MAX_ROWS * (D + 1) f32, for queries */
 } AttendTile;
 
+/* sums [rows, columns] = or += a [rows, depth] b [depth, columns], all where they lie. */
+typedef struct StridedProduct
+{
+	int			rows;			/* 1 .. tile_rows */
+	int			columns;
+	int			depth;
+	bool		first;			/* begin at zero instead of at sums */
+	const float *a;
+	size_t		a_row;			/* floats from row to row, and from depth to depth */
+	size_t		a_depth;
+	const float *b;				/* rows of columns floats */
+	size_t		b_depth;
+	float	   *sums;
+	size_t		sums_row;
+} StridedProduct;
+
 typedef struct Kernels
 {
 	const char *name;
@@ -94,6 +110,31 @@ typedef struct Kernels
 	 * bf16, scores, softmax and sums are f32.
 	 */
 	void		(*attend_bf16) (const AttendTile *tile);
+
+	/* ---- training: kernels_backward_template.h ---- */
+
+	/* One chain of multiply-adds in order of depth for each of sums. */
+	void		(*multiply_strided) (const StridedProduct *product);
+	/* to [columns, rows] = the transpose of from [rows, columns]. */
+	void		(*transpose) (int rows, int columns, const float *from, size_t from_stride, float *to,
+					  size_t to_stride);
+	/* dx += gradient of the norm at x for dy. */
+	void		(*layer_norm_backward) (int columns, const float *x, const float *weight,
+							   float epsilon, const float *dy, float *dx);
+	void		(*rms_norm_backward) (int columns, const float *x, const float *weight, float epsilon,
+							 const float *dy, float *dx);
+	/* dx = gelu'(x) * dx. */
+	void		(*gelu_backward) (int count, const float *x, float *dx);
+	/* d_gate, d_up for dy at gate, up. */
+	void		(*swiglu_backward) (int count, const float *gate, const float *up, const float *dy,
+						   float *d_gate, float *d_up);
+	/* x = softmax(scale * x). */
+	void		(*softmax) (int count, float scale, float *x);
+	/* dp = scale * p * (dp - sum of p * dp): from softmax's result to its scaled scores. */
+	void		(*softmax_backward) (int count, float scale, const float *p, float *dp);
+	/* Returns -log softmax(x)[target]; x = weight * (softmax(x) - target). */
+	float		(*cross_entropy) (int count, int target, float weight, float *x);
+	float		(*square_sum) (int count, const float *x);
 } Kernels;
 
 extern const Kernels kernels_portable;

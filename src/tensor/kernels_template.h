@@ -189,11 +189,11 @@ v_quick_gelu(Vector x)
 }
 
 /*
- * x * Phi(x) = x/2 erfc(-x / sqrt 2), with erfc by formula 7.1.26 of Abramowitz and
+ * Phi(x) = 1/2 erfc(-x / sqrt 2), with erfc by formula 7.1.26 of Abramowitz and
  * Stegun, Handbook of Mathematical Functions (error below 1.5e-7).
  */
 static inline Vector
-v_gelu(Vector x)
+v_normal(Vector x)
 {
 	Vector		z = v_max(x, -x) * v_set(0.707106781186547524f);
 	Vector		t = v_set(1.0f) / v_fma(v_set(0.3275911f), z, v_set(1.0f));
@@ -205,7 +205,14 @@ v_gelu(Vector x)
 	p = v_fma(p, t, v_set(-0.284496736f));
 	p = v_fma(p, t, v_set(0.254829592f));
 	half_tail = v_set(0.5f) * p * t * v_exp(-z * z);
-	return x * v_select(x < v_set(0.0f), half_tail, v_set(1.0f) - half_tail);
+	return v_select(x < v_set(0.0f), half_tail, v_set(1.0f) - half_tail);
+}
+
+/* x * Phi(x), the exact GELU. */
+static inline Vector
+v_gelu(Vector x)
+{
+	return x * v_normal(x);
 }
 
 /* ---- rows ---- */
@@ -304,6 +311,7 @@ swiglu(int count, const float *gate, const float *up, float *y)
 
 #include "kernels_products.h"
 #include "kernels_attention.h"
+#include "kernels_backward_template.h"
 
 const Kernels KERNELS = {
 	.name = KERNELS_NAME,
@@ -322,4 +330,14 @@ const Kernels KERNELS = {
 	.swiglu = swiglu,
 	.attend = attend,
 	.attend_bf16 = attend_bf16,
+	.multiply_strided = multiply_strided,
+	.transpose = transpose,
+	.layer_norm_backward = layer_norm_backward,
+	.rms_norm_backward = rms_norm_backward,
+	.gelu_backward = gelu_backward,
+	.swiglu_backward = swiglu_backward,
+	.softmax = softmax,
+	.softmax_backward = softmax_backward,
+	.cross_entropy = cross_entropy,
+	.square_sum = square_sum,
 };

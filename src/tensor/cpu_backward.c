@@ -1,0 +1,482 @@
+/*
+ * cpu_backward.c - gradients of products, and the rows of training.
+ *
+ * The gradient for a product's input, dx = dy W, reads the very same packed weights as
+ * the product: blocks of them are transposed into a buffer of the thread, panel by
+ * panel of dx, and multiplied by the forward kernel. A transposed block serves all
+ * rows of a task, so with a few hundred rows turning it costs a few per cent (measured
+ * in docs/performance.md), and no second copy of the weights is kept.
+ *
+ * The gradient of a weight, sum += a^T b, runs over the rows in their order, one chain
+ * for each element, so that neither threads nor the cutting into calls change a bit.
+ */
+#include "cpu_backend.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Cost of an element of a norm or an activation in multiply-adds, roughly; only for cpu_run. */
+#define ROW_WORK 8.0
+
+/* ---- dx = dy W ---- */
+
+typedef struct MatmulBackwardJob
+{
+	CpuBackend *cpu;
+	Tensor		dx;
+	Tensor		dy;
+	const Weight *weight;
+	float		factor;
+	bool		accumulate;
+	int			row_blocks;
+	int			block_rows;		/* in each of them, at most BACKWARD_ROW_BLOCK */
+} MatmulBackwardJob;
+
+/*
+ * Turn the weights of outputs [first_output, + BACKWARD_DEPTH) and inputs [first_input, + inputs)
+ * into turned [outputs, panel].
+ */
+static void
+turn_block(const MatmulBackwardJob *job, int first_output, int first_input, int inputs,
+		   float *turned)
+{
+	const Kernels *kernels = job->cpu->kernels;
+	size_t		panel = (size_t) kernels->panel;
+	size_t		depth = (size_t) job->weight->inputs;
+
+	for (int n = first_output; n < first_output + BACKWARD_DEPTH && n < job->weight->outputs;
+		 n += kernels->panel)
+	{
+		const float *from = (const float *) job->weight->data + (size_t) n * depth +
+							(size_t) first_input * panel;
+
+		kernels->transpose(inputs, kernels->panel, from, panel,
+						   turned + (size_t) (n - first_output) * panel, panel);
+	}
+}
+
+/* sums [rows, panel] = dy's rows times the turned weights of one panel of inputs. */
+static void
+multiply_turned(const MatmulBackwardJob *job, int first_row, int rows, int first_input, int inputs,
+				float *turned, float *sums)
+{
+	const Kernels *kernels = job->cpu->kernels;
+	int			outputs = job->weight->outputs;
+
+	for (int n = 0; n < outputs; n += BACKWARD_DEPTH)
+	{
+		int			part = outputs - n < BACKWARD_DEPTH ? outputs - n : BACKWARD_DEPTH;
+
+		turn_block(job, n, first_input, inputs, turned);
+		for (int r = 0; r < rows; r += kernels->tile_rows)
+		{
+			int			tile = rows - r < kernels->tile_rows ? rows - r : kernels->tile_rows;
+
+			kernels->multiply_panel(tile, part, cpu_row(job->dy, first_row + r) + n,
+									(size_t) job->dy.stride, turned,
+									sums + (size_t) r * (size_t) kernels->panel, n == 0);
+		}
+	}
+}
+
+static void
+matmul_backward_task(void *argument, int task, int thread)
+{
+	MatmulBackwardJob *job = argument;
+	int			panel = job->cpu->kernels->panel;
+	int			first_input = task / job->row_blocks * panel;
+	int			first_row = task % job->row_blocks * job->block_rows;
+	int			rows = job->dy.rows - first_row < job->block_rows ? job->dy.rows - first_row
+																  : job->block_rows;
+	int			inputs = job->weight->inputs - first_input < panel
+							 ? job->weight->inputs - first_input
+							 : panel;
+	float	   *turned = job->cpu->backward + (size_t) thread * BACKWARD_SCRATCH;
+	float	   *sums = turned + BACKWARD_DEPTH * MATMUL_MAX_PANEL;
+
+	multiply_turned(job, first_row, rows, first_input, inputs, turned, sums);
+	for (int r = 0; r < rows; r++)
+	{
+		const float *sum = sums + r * panel;
+		float	   *dx = cpu_row(job->dx, first_row + r) + first_input;
+
+		if (job->accumulate)
+			for (int i = 0; i < inputs; i++)
+				dx[i] += job->factor * sum[i];
+		else
+			for (int i = 0; i < inputs; i++)
+				dx[i] = job->factor * sum[i];
+	}
+}
+
+void
+cpu_matmul_backward(Backend *backend, Tensor dx, Tensor dy, const Weight *weight, float factor,
+					bool accumulate)
+{
+	CpuBackend *cpu = (CpuBackend *) backend;
+	int			panels = (weight->inputs + cpu->kernels->panel - 1) / cpu->kernels->panel;
+	int			blocks = (dy.rows + BACKWARD_ROW_BLOCK - 1) / BACKWARD_ROW_BLOCK;
+	int			tiles = (dy.rows + cpu->kernels->tile_rows - 1) / cpu->kernels->tile_rows;
+	MatmulBackwardJob job = {cpu, dx, dy, weight, factor, accumulate, blocks, 0};
+
+	/* blocks of the same size, of whole tiles: a small last one would pay for turning alone */
+	job.block_rows = (tiles + blocks - 1) / blocks * cpu->kernels->tile_rows;
+	cpu_run(cpu, matmul_backward_task, &job, panels * job.row_blocks,
+			(double) dy.rows * weight->outputs * weight->inputs);
+}
+
+/* ---- sum += a^T b ---- */
+
+typedef struct AddProductJob
+{
+	const Kernels *kernels;
+	Tensor		sum;
+	Tensor		a;
+	Tensor		b;
+	int			row_blocks;		/* of sum */
+	int			rows;			/* in each of them */
+} AddProductJob;
+
+static void
+add_product_task(void *argument, int task, int thread)
+{
+	AddProductJob *job = argument;
+	int			panel = job->kernels->panel;
+	int			column = task / job->row_blocks * panel;
+	int			first = task % job->row_blocks * job->rows;
+	int			end = first + job->rows < job->sum.rows ? first + job->rows : job->sum.rows;
+	StridedProduct product = {
+		.columns = job->sum.columns - column < panel ? job->sum.columns - column : panel,
+		.depth = job->a.rows,
+		.a_row = 1,
+		.a_depth = (size_t) job->a.stride,
+		.b = cpu_row(job->b, 0) + column,
+		.b_depth = (size_t) job->b.stride,
+		.sums_row = (size_t) job->sum.stride};
+
+	for (int row = first; row < end; row += product.rows)
+	{
+		product.rows = end - row < job->kernels->tile_rows ? end - row : job->kernels->tile_rows;
+		product.a = cpu_row(job->a, 0) + row;
+		product.sums = cpu_row(job->sum, row) + column;
+		job->kernels->multiply_strided(&product);
+	}
+}
+
+void
+cpu_add_product(Backend *backend, Tensor sum, Tensor a, Tensor b)
+{
+	CpuBackend *cpu = (CpuBackend *) backend;
+	int			panels = (sum.columns + cpu->kernels->panel - 1) / cpu->kernels->panel;
+	AddProductJob job = {cpu->kernels, sum, a, b, 1, 4 * cpu->kernels->tile_rows};
+
+	job.row_blocks = (sum.rows + job.rows - 1) / job.rows;
+	cpu_run(cpu, add_product_task, &job, panels * job.row_blocks,
+			(double) a.rows * sum.rows * sum.columns);
+}
+
+/* ---- new values of a weight ---- */
+
+typedef struct UpdateJob
+{
+	const Kernels *kernels;
+	Weight	   *weight;
+	Tensor		values;
+	bool		transposed;
+} UpdateJob;
+
+static void
+update_panel(void *argument, int task, int thread)
+{
+	UpdateJob  *job = argument;
+	int			panel = job->kernels->panel;
+	int			inputs = job->weight->inputs;
+	int			first = task * panel;
+	int			outputs = job->weight->outputs - first < panel ? job->weight->outputs - first
+																: panel;
+	float	   *packed = (float *) job->weight->data + (size_t) first * (size_t) inputs;
+
+	if (!job->transposed)
+	{
+		job->kernels->transpose(outputs, inputs, cpu_row(job->values, first),
+								(size_t) job->values.stride, packed, (size_t) panel);
+		return;
+	}
+	for (int k = 0; k < inputs; k++)
+		memcpy(packed + (size_t) k * (size_t) panel, cpu_row(job->values, k) + first,
+			   (size_t) outputs * sizeof(float));
+}
+
+void
+cpu_weight_update(Backend *backend, Weight *weight, Tensor values, bool transposed)
+{
+	CpuBackend *cpu = (CpuBackend *) backend;
+	UpdateJob	job = {cpu->kernels, weight, values, transposed};
+
+	cpu_run(cpu, update_panel, &job, (weight->outputs + cpu->kernels->panel - 1) /
+			cpu->kernels->panel, (double) weight->outputs * weight->inputs);
+}
+
+/* ---- rows ---- */
+
+typedef struct BackwardRowJob
+{
+	const Kernels *kernels;
+	Tensor		dx;
+	Tensor		dy;
+	Tensor		x;
+	Tensor		weight;
+	const int32_t *index;
+	float		epsilon;
+	float		factor;
+	int			heads;
+	float	   *losses;
+	const float *weights;
+} BackwardRowJob;
+
+static void
+run_rows(Backend *backend, TaskFunction function, BackwardRowJob *job, int rows, double work)
+{
+	CpuBackend *cpu = (CpuBackend *) backend;
+
+	job->kernels = cpu->kernels;
+	cpu_run(cpu, function, job, rows, work * rows);
+}
+
+static void
+copy_row(void *argument, int row, int thread)
+{
+	BackwardRowJob *job = argument;
+
+	memcpy(cpu_row(job->dx, row), cpu_row(job->x, row), (size_t) job->x.columns * sizeof(float));
+}
+
+void
+cpu_copy_tensor(Backend *backend, Tensor y, Tensor x)
+{
+	BackwardRowJob job = {.dx = y, .x = x};
+
+	run_rows(backend, copy_row, &job, x.rows, x.columns);
+}
+
+static void
+scale_row(void *argument, int row, int thread)
+{
+	BackwardRowJob *job = argument;
+	float	   *x = cpu_row(job->dx, row);
+
+	if (job->factor == 0.0f)
+		memset(x, 0, (size_t) job->dx.columns * sizeof(float));
+	else
+		for (int i = 0; i < job->dx.columns; i++)
+			x[i] *= job->factor;
+}
+
+void
+cpu_scale(Backend *backend, Tensor x, float factor)
+{
+	BackwardRowJob job = {.dx = x, .factor = factor};
+
+	run_rows(backend, scale_row, &job, x.rows, x.columns);
+}
+
+static void
+scatter_row(void *argument, int row, int thread)
+{
+	BackwardRowJob *job = argument;
+
+	memcpy(cpu_row(job->dx, job->index[row]), cpu_row(job->x, row),
+		   (size_t) job->x.columns * sizeof(float));
+}
+
+void
+cpu_scatter(Backend *backend, Tensor y, Tensor x, Tensor index)
+{
+	BackwardRowJob job = {.dx = y, .x = x, .index = index.data};
+
+	run_rows(backend, scatter_row, &job, x.rows, x.columns);
+}
+
+static void
+layer_norm_backward_row(void *argument, int row, int thread)
+{
+	BackwardRowJob *job = argument;
+
+	job->kernels->layer_norm_backward(job->x.columns, cpu_row(job->x, row), job->weight.data,
+									  job->epsilon, cpu_row(job->dy, row), cpu_row(job->dx, row));
+}
+
+void
+cpu_layer_norm_backward(Backend *backend, Tensor dx, Tensor dy, Tensor x, Tensor weight,
+						float epsilon)
+{
+	BackwardRowJob job = {.dx = dx, .dy = dy, .x = x, .weight = weight, .epsilon = epsilon};
+
+	run_rows(backend, layer_norm_backward_row, &job, x.rows, ROW_WORK * x.columns);
+}
+
+static void
+rms_norm_backward_row(void *argument, int row, int thread)
+{
+	BackwardRowJob *job = argument;
+
+	job->kernels->rms_norm_backward(job->x.columns, cpu_row(job->x, row), job->weight.data,
+									job->epsilon, cpu_row(job->dy, row), cpu_row(job->dx, row));
+}
+
+void
+cpu_rms_norm_backward(Backend *backend, Tensor dx, Tensor dy, Tensor x, Tensor weight,
+					  float epsilon)
+{
+	BackwardRowJob job = {.dx = dx, .dy = dy, .x = x, .weight = weight, .epsilon = epsilon};
+
+	run_rows(backend, rms_norm_backward_row, &job, x.rows, ROW_WORK * x.columns);
+}
+
+static void
+gelu_backward_row(void *argument, int row, int thread)
+{
+	BackwardRowJob *job = argument;
+
+	job->kernels->gelu_backward(job->x.columns, cpu_row(job->x, row), cpu_row(job->dx, row));
+}
+
+void
+cpu_activate_backward(Backend *backend, Tensor dx, Tensor x, Activation activation)
+{
+	BackwardRowJob job = {.dx = dx, .x = x};
+
+	if (activation == ACTIVATION_GELU)
+		run_rows(backend, gelu_backward_row, &job, x.rows, ROW_WORK * x.columns);
+}
+
+static void
+swiglu_backward_row(void *argument, int row, int thread)
+{
+	BackwardRowJob *job = argument;
+	int			width = job->dy.columns;
+	const float *gate = cpu_row(job->x, row);
+	float	   *d_gate = cpu_row(job->dx, row);
+
+	job->kernels->swiglu_backward(width, gate, gate + width, cpu_row(job->dy, row), d_gate,
+								  d_gate + width);
+}
+
+void
+cpu_swiglu_backward(Backend *backend, Tensor d_gate_up, Tensor dy, Tensor gate_up)
+{
+	BackwardRowJob job = {.dx = d_gate_up, .dy = dy, .x = gate_up};
+
+	run_rows(backend, swiglu_backward_row, &job, dy.rows, ROW_WORK * dy.columns);
+}
+
+/* The transpose of a rotation is the rotation by the opposite angle. */
+static void
+rotary_backward_row(void *argument, int row, int thread)
+{
+	BackwardRowJob *job = argument;
+	int			half = job->x.columns / 2;
+	const float *cosine = cpu_row(job->x, job->index[row]);
+	const float *sine = cosine + half;
+
+	for (int h = 0; h < job->heads; h++)
+	{
+		float	   *head = cpu_row(job->dx, row) + h * 2 * half;
+
+		for (int i = 0; i < half; i++)
+		{
+			float		a = head[i];
+			float		b = head[i + half];
+
+			head[i] = a * cosine[i] + b * sine[i];
+			head[i + half] = b * cosine[i] - a * sine[i];
+		}
+	}
+}
+
+void
+cpu_rotary_backward(Backend *backend, Tensor dx, int heads, Tensor positions, Tensor table)
+{
+	BackwardRowJob job = {.dx = dx, .x = table, .index = positions.data, .heads = heads};
+
+	run_rows(backend, rotary_backward_row, &job, dx.rows, 2.0 * dx.columns);
+}
+
+static void
+cross_entropy_row(void *argument, int row, int thread)
+{
+	BackwardRowJob *job = argument;
+
+	job->losses[row] = job->kernels->cross_entropy(job->x.columns, job->index[row],
+												   job->weights[row], cpu_row(job->x, row));
+}
+
+void
+cpu_cross_entropy(Backend *backend, Tensor logits, Tensor losses, Tensor targets, Tensor weights)
+{
+	BackwardRowJob job = {.x = logits,
+						  .losses = losses.data,
+						  .index = targets.data,
+						  .weights = weights.data};
+
+	run_rows(backend, cross_entropy_row, &job, logits.rows, ROW_WORK * logits.columns);
+}
+
+static void
+square_sum_row(void *argument, int row, int thread)
+{
+	BackwardRowJob *job = argument;
+
+	job->losses[row] = job->kernels->square_sum(job->x.columns, cpu_row(job->x, row));
+}
+
+void
+cpu_square_sums(Backend *backend, Tensor sums, Tensor x)
+{
+	BackwardRowJob job = {.x = x, .losses = sums.data};
+
+	run_rows(backend, square_sum_row, &job, x.rows, x.columns);
+}
+
+/* ---- AdamW ---- */
+
+typedef struct AdamwJob
+{
+	Tensor		values;
+	Tensor		gradient;
+	Tensor		mean;
+	Tensor		square;
+	const AdamwRule *rule;
+} AdamwJob;
+
+static void
+adamw_row(void *argument, int row, int thread)
+{
+	AdamwJob   *job = argument;
+	const AdamwRule *rule = job->rule;
+	const float *gradient = cpu_row(job->gradient, row);
+	float	   *value = cpu_row(job->values, row);
+	float	   *mean = cpu_row(job->mean, row);
+	float	   *square = cpu_row(job->square, row);
+
+	for (int i = 0; i < job->values.columns; i++)
+	{
+		float		g = gradient[i];
+
+		mean[i] += (1.0f - rule->beta1) * (g - mean[i]);
+		square[i] = rule->beta2 * square[i] + (1.0f - rule->beta2) * g * g;
+		value[i] = value[i] * rule->keep -
+				   rule->step_size * mean[i] /
+					   (sqrtf(square[i]) / rule->correction + rule->epsilon);
+	}
+}
+
+void
+cpu_adamw(Backend *backend, Tensor values, Tensor gradient, Tensor mean, Tensor square,
+		  const AdamwRule *rule)
+{
+	AdamwJob	job = {values, gradient, mean, square, rule};
+
+	cpu_run((CpuBackend *) backend, adamw_row, &job, values.rows,
+			ROW_WORK * values.rows * values.columns);
+}

@@ -1,0 +1,987 @@
+/*
+ * test_backward.c - every gradient of the backend's table against finite differences.
+ *
+ * Each operation is written down here once more in double, as its formula stands in the
+ * papers. With random dy the sum of dy * f(x) is a scalar whose derivative is
+ * measured by central differences in double; the backend's gradient has to agree, for every
+ * instruction set and over shapes that fill no vector, no tile and no panel. The
+ * forward operation is held against the same formula, so that both are of one function.
+ *
+ * Results must not depend on threads or on how rows are cut into calls, bit by bit.
+ */
+#include "backend.h"
+#include "cpu_backend.h"
+#include "engine.h"
+
+#define FOR_EACH_INSTRUCTION_SET(name) \
+	for (int set_ = 0; ((name) = kernels_available(set_)) != NULL; set_++)
+
+/* Of f32 results against double, relative to the largest value of the tensor. */
+#define GRADIENT_TOLERANCE 2e-5
+#define DIFFERENCE_STEP 1e-5
+
+/* ---- memory: everything of one test is freed at its end ---- */
+
+static void *blocks[4096];
+static int	block_count;
+
+static void *
+take(size_t bytes)
+{
+	void	   *block = aligned_alloc(64, (bytes + 63) / 64 * 64 + 64);
+
+	if (block == NULL || block_count == 4096)
+		engine_bail("memory", NULL);
+	memset(block, 0, bytes);
+	blocks[block_count++] = block;
+	return block;
+}
+
+static void
+forget_all(void)
+{
+	while (block_count > 0)
+		free(blocks[--block_count]);
+}
+
+/* ---- random tensors ---- */
+
+static uint64_t random_state = 1;
+
+static double
+random_number(void)
+{
+	random_state = random_state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+	return (double) (random_state >> 33) / (double) (UINT64_C(1) << 30) - 1.0;
+}
+
+/* f32 [rows, columns] of numbers in [-1, 1), with unused floats between its rows. */
+static Tensor
+random_tensor(int rows, int columns)
+{
+	Tensor		tensor = tensor_make(NULL, TYPE_F32, rows, columns);
+	float	   *data;
+
+	tensor.stride = columns + 3;
+	data = take((size_t) rows * (size_t) tensor.stride * sizeof(float));
+	for (int i = 0; i < rows * tensor.stride; i++)
+		data[i] = (float) random_number();
+	tensor.data = data;
+	return tensor;
+}
+
+static Tensor
+integers(int rows, int columns)
+{
+	return tensor_make(take((size_t) rows * (size_t) columns * sizeof(int32_t)), TYPE_I32, rows,
+					   columns);
+}
+
+/* A copy in double [rows, columns], dense. */
+static double *
+doubles(Tensor tensor)
+{
+	double	   *copy = take((size_t) tensor.rows * (size_t) tensor.columns * sizeof(double));
+
+	for (int r = 0; r < tensor.rows; r++)
+		for (int c = 0; c < tensor.columns; c++)
+			copy[r * tensor.columns + c] = (double) cpu_row(tensor, r)[c];
+	return copy;
+}
+
+static Tensor
+copy_tensor(Tensor tensor)
+{
+	size_t		bytes = (size_t) tensor.rows * (size_t) tensor.stride * sizeof(float);
+	Tensor		copy = tensor;
+
+	copy.data = take(bytes);
+	memcpy(copy.data, tensor.data, bytes);
+	return copy;
+}
+
+static bool
+same_bits(Tensor a, Tensor b)
+{
+	for (int r = 0; r < a.rows; r++)
+		if (memcmp(cpu_row(a, r), cpu_row(b, r), (size_t) a.columns * sizeof(float)) != 0)
+			return false;
+	return true;
+}
+
+/* Check a tensor against doubles, relative to the largest of them. */
+static bool
+near_doubles(const char *what, Tensor actual, const double *expected)
+{
+	double		largest = 1e-3;
+	double		worst = 0;
+
+	for (int i = 0; i < actual.rows * actual.columns; i++)
+		largest = fabs(expected[i]) > largest ? fabs(expected[i]) : largest;
+	for (int r = 0; r < actual.rows; r++)
+		for (int c = 0; c < actual.columns; c++)
+		{
+			double		difference = fabs((double) cpu_row(actual, r)[c] -
+										  expected[r * actual.columns + c]);
+
+			worst = difference > worst || isnan(difference) ? difference : worst;
+		}
+	if (worst <= GRADIENT_TOLERANCE * largest)
+		return true;
+	return UNIT_FAIL("%s [%d, %d] is off by %g, largest value %g", what, actual.rows,
+					 actual.columns, worst, largest);
+}
+
+/* ---- finite differences ---- */
+
+/* What an operation computes: y [y_count] from its inputs, in double. */
+typedef struct Formula
+{
+	void		(*compute) (const struct Formula *formula, double *y);
+	double	   *inputs[4];
+	int			y_count;
+	int			rows;
+	int			columns;
+	int			other;			/* outputs of a product, heads, ... */
+	const void *extra;
+} Formula;
+
+/* Derivative of sum(dy * y) for each of count numbers at x, one of the formula's inputs. */
+static double *
+measure_gradient(const Formula *formula, const double *dy, double *x, int count)
+{
+	double	   *gradient = take((size_t) count * sizeof(double));
+	double	   *high = take((size_t) formula->y_count * sizeof(double));
+	double	   *low = take((size_t) formula->y_count * sizeof(double));
+
+	for (int i = 0; i < count; i++)
+	{
+		double		middle = x[i];
+
+		x[i] = middle + DIFFERENCE_STEP;
+		formula->compute(formula, high);
+		x[i] = middle - DIFFERENCE_STEP;
+		formula->compute(formula, low);
+		x[i] = middle;
+		for (int j = 0; j < formula->y_count; j++)
+			gradient[i] += dy[j] * (high[j] - low[j]) / (2 * DIFFERENCE_STEP);
+	}
+	return gradient;
+}
+
+/* gradient += what a tensor held before. */
+static void
+add_doubles(double *gradient, const double *before, int count)
+{
+	for (int i = 0; i < count; i++)
+		gradient[i] += before[i];
+}
+
+static Backend *
+open_backend(const char *set, int threads)
+{
+	Status		status;
+	Backend    *backend = backend_open_cpu(&(CpuOptions){threads, set}, &status);
+
+	if (backend == NULL)
+		engine_bail(set, &status);
+	return backend;
+}
+
+/* ---- products ---- */
+
+static void
+matmul_formula(const Formula *f, double *y)
+{
+	const double *x = f->inputs[0];
+	const double *w = f->inputs[1];
+
+	for (int r = 0; r < f->rows; r++)
+		for (int n = 0; n < f->other; n++)
+		{
+			y[r * f->other + n] = 0;
+			for (int k = 0; k < f->columns; k++)
+				y[r * f->other + n] += x[r * f->columns + k] * w[n * f->columns + k];
+		}
+}
+
+/* Rows, outputs, inputs: around the tile's 4 and 6 rows, the panels' 8, 16, 64 and the blocks. */
+static const int product_shapes[][3] = {{1, 1, 1},	 {3, 5, 7},	  {7, 17, 9}, {5, 64, 65},
+										{13, 70, 33}, {6, 16, 64}, {25, 3, 130}};
+
+#define PRODUCT_SHAPES ((int) (sizeof(product_shapes) / sizeof(product_shapes[0])))
+
+/* A weight made of a tensor [N, K]. */
+static Weight
+make_weight(Backend *backend, Tensor values)
+{
+	Tensor		dense = tensor_make(take((size_t) (values.rows * values.columns) * sizeof(float)),
+									TYPE_F32, values.rows, values.columns);
+	WeightPart	part = {dense.data, TYPE_F32, values.rows};
+	Weight		weight;
+	Status		status;
+
+	backend->ops->copy(backend, dense, values);
+	if (!backend->ops->weight_create(backend, &part, 1, values.columns, TYPE_F32, &weight, &status))
+		engine_bail("weight", &status);
+	return weight;
+}
+
+static void
+check_product(Backend *backend, const int shape[3])
+{
+	Tensor		x = random_tensor(shape[0], shape[2]);
+	Tensor		w = random_tensor(shape[1], shape[2]);
+	Tensor		dy = random_tensor(shape[0], shape[1]);
+	Tensor		y = random_tensor(shape[0], shape[1]);
+	Tensor		dx = random_tensor(shape[0], shape[2]);
+	Tensor		dw = random_tensor(shape[1], shape[2]);
+	double	   *dx_before = doubles(dx);
+	double	   *dw_before = doubles(dw);
+	Formula		formula = {matmul_formula, {doubles(x), doubles(w)}, shape[0] * shape[1],
+						   shape[0],	   shape[2],			   shape[1],			  NULL};
+	double	   *expected_y = take((size_t) formula.y_count * sizeof(double));
+	double	   *expected_dx;
+	double	   *expected_dw;
+	Weight		weight = make_weight(backend, w);
+
+	matmul_formula(&formula, expected_y);
+	expected_dx = measure_gradient(&formula, doubles(dy), formula.inputs[0], shape[0] * shape[2]);
+	expected_dw = measure_gradient(&formula, doubles(dy), formula.inputs[1], shape[1] * shape[2]);
+	backend->ops->matmul(backend, y, x, &weight, EPILOGUE_STORE);
+	near_doubles("y", y, expected_y);
+	add_doubles(expected_dw, dw_before, shape[1] * shape[2]);
+	backend->ops->add_product(backend, dw, dy, x);
+	near_doubles("dw", dw, expected_dw);
+	backend->ops->matmul_backward(backend, dx, dy, &weight, 1.0f, false);
+	near_doubles("dx", dx, expected_dx);
+	for (int i = 0; i < shape[0] * shape[2]; i++)
+		expected_dx[i] = 0.5 * expected_dx[i] + dx_before[i];
+	for (int r = 0; r < dx.rows; r++)
+		for (int c = 0; c < dx.columns; c++)
+			cpu_row(dx, r)[c] = (float) dx_before[r * dx.columns + c];
+	backend->ops->matmul_backward(backend, dx, dy, &weight, 0.5f, true);
+	near_doubles("dx, added", dx, expected_dx);
+	backend->ops->weight_destroy(backend, &weight);
+}
+
+UNIT_TEST(gradients_of_products)
+{
+	const char *set;
+
+	FOR_EACH_INSTRUCTION_SET(set)
+	{
+		Backend    *backend = open_backend(set, 2);
+
+		for (int i = 0; i < PRODUCT_SHAPES; i++)
+			check_product(backend, product_shapes[i]);
+		backend->ops->close(backend);
+	}
+	forget_all();
+}
+
+/* Shapes beyond one block of rows and outputs, against the sums in double. */
+UNIT_TEST(gradients_of_large_products)
+{
+	const int	shapes[][3] = {{BACKWARD_ROW_BLOCK + 5, 40, 70}, {7, 2 * BACKWARD_DEPTH + 9, 67}};
+	const char *set;
+
+	FOR_EACH_INSTRUCTION_SET(set)
+		for (int s = 0; s < 2; s++)
+		{
+			Backend    *backend = open_backend(set, 3);
+			Tensor		w = random_tensor(shapes[s][1], shapes[s][2]);
+			Tensor		dy = random_tensor(shapes[s][0], shapes[s][1]);
+			Tensor		dx = random_tensor(shapes[s][0], shapes[s][2]);
+			double	   *expected = take((size_t) (dx.rows * dx.columns) * sizeof(double));
+			Weight		weight = make_weight(backend, w);
+
+			for (int r = 0; r < dx.rows; r++)
+				for (int n = 0; n < w.rows; n++)
+					for (int k = 0; k < dx.columns; k++)
+						expected[r * dx.columns + k] += (double) cpu_row(dy, r)[n] *
+							(double) cpu_row(w, n)[k];
+			backend->ops->matmul_backward(backend, dx, dy, &weight, 1.0f, false);
+			near_doubles("dx", dx, expected);
+			backend->ops->weight_destroy(backend, &weight);
+			backend->ops->close(backend);
+			forget_all();
+		}
+}
+
+UNIT_TEST(a_weight_takes_new_values)
+{
+	const char *set;
+
+	FOR_EACH_INSTRUCTION_SET(set)
+		for (int i = 0; i < PRODUCT_SHAPES; i++)
+		{
+			Backend    *backend = open_backend(set, 2);
+			Tensor		w = random_tensor(product_shapes[i][1], product_shapes[i][2]);
+			Tensor		turned = random_tensor(w.columns, w.rows);
+			Weight		fresh = make_weight(backend, w);
+			Weight		updated = make_weight(backend, random_tensor(w.rows, w.columns));
+
+			for (int r = 0; r < w.rows; r++)
+				for (int c = 0; c < w.columns; c++)
+					cpu_row(turned, c)[r] = cpu_row(w, r)[c];
+			for (int transposed = 0; transposed < 2; transposed++)
+			{
+				backend->ops->weight_update(backend, &updated, transposed ? turned : w, transposed);
+				UNIT_CHECK(memcmp(fresh.data, updated.data, fresh.bytes) == 0);
+				backend->ops->weight_update(backend, &updated, random_tensor(w.rows, w.columns),
+											false);
+			}
+			backend->ops->weight_destroy(backend, &fresh);
+			backend->ops->weight_destroy(backend, &updated);
+			backend->ops->close(backend);
+		}
+	forget_all();
+}
+
+/* ---- norms ---- */
+
+static void
+layer_norm_formula(const Formula *f, double *y)
+{
+	for (int r = 0; r < f->rows; r++)
+	{
+		const double *x = f->inputs[0] + r * f->columns;
+		double		mean = 0;
+		double		variance = 0;
+
+		for (int i = 0; i < f->columns; i++)
+			mean += x[i] / f->columns;
+		for (int i = 0; i < f->columns; i++)
+			variance += (x[i] - mean) * (x[i] - mean) / f->columns;
+		for (int i = 0; i < f->columns; i++)
+			y[r * f->columns + i] = (x[i] - mean) / sqrt(variance + 1e-5) * f->inputs[1][i] +
+				f->inputs[2][i];
+	}
+}
+
+static void
+rms_norm_formula(const Formula *f, double *y)
+{
+	for (int r = 0; r < f->rows; r++)
+	{
+		const double *x = f->inputs[0] + r * f->columns;
+		double		square = 0;
+
+		for (int i = 0; i < f->columns; i++)
+			square += x[i] * x[i] / f->columns;
+		for (int i = 0; i < f->columns; i++)
+			y[r * f->columns + i] = x[i] / sqrt(square + 1e-6) * f->inputs[1][i];
+	}
+}
+
+static void
+check_norm(Backend *backend, bool layer, int rows, int columns)
+{
+	Tensor		x = random_tensor(rows, columns);
+	Tensor		weight = random_tensor(1, columns);
+	Tensor		bias = random_tensor(1, columns);
+	Tensor		dy = random_tensor(rows, columns);
+	Tensor		y = random_tensor(rows, columns);
+	Tensor		dx = random_tensor(rows, columns);
+	Formula		formula = {layer ? layer_norm_formula : rms_norm_formula,
+						   {doubles(x), doubles(weight), doubles(bias)},
+						   rows * columns,
+						   rows,
+						   columns,
+						   0,
+						   NULL};
+	double	   *expected_y = take((size_t) formula.y_count * sizeof(double));
+	double	   *expected_dx = measure_gradient(&formula, doubles(dy), formula.inputs[0],
+											   rows * columns);
+
+	formula.compute(&formula, expected_y);
+	add_doubles(expected_dx, doubles(dx), rows * columns);
+	if (layer)
+	{
+		backend->ops->layer_norm(backend, y, x, weight, bias, 1e-5f);
+		backend->ops->layer_norm_backward(backend, dx, dy, x, weight, 1e-5f);
+	}
+	else
+	{
+		backend->ops->rms_norm(backend, y, x, weight, 1e-6f);
+		backend->ops->rms_norm_backward(backend, dx, dy, x, weight, 1e-6f);
+	}
+	near_doubles("norm", y, expected_y);
+	near_doubles("norm's gradient", dx, expected_dx);
+}
+
+UNIT_TEST(gradients_of_norms)
+{
+	const int	columns[] = {2, 5, 16, 33, 96, 131};
+	const char *set;
+
+	FOR_EACH_INSTRUCTION_SET(set)
+	{
+		Backend    *backend = open_backend(set, 2);
+
+		for (int i = 0; i < 6; i++)
+			for (int layer = 0; layer < 2; layer++)
+				check_norm(backend, layer, 3, columns[i]);
+		backend->ops->close(backend);
+		forget_all();
+	}
+}
+
+/* ---- activations and rotary positions ---- */
+
+static void
+gelu_formula(const Formula *f, double *y)
+{
+	for (int i = 0; i < f->y_count; i++)
+		y[i] = f->inputs[0][i] * 0.5 * erfc(-f->inputs[0][i] / sqrt(2.0));
+}
+
+static void
+swiglu_formula(const Formula *f, double *y)
+{
+	for (int r = 0; r < f->rows; r++)
+		for (int i = 0; i < f->columns; i++)
+		{
+			double		gate = f->inputs[0][r * 2 * f->columns + i];
+			double		up = f->inputs[0][r * 2 * f->columns + f->columns + i];
+
+			y[r * f->columns + i] = gate / (1 + exp(-gate)) * up;
+		}
+}
+
+/* Angles, one of each row and pair, stand in extra. */
+static void
+rotary_formula(const Formula *f, double *y)
+{
+	const double *angles = f->extra;
+	int			half = f->columns / f->other / 2;
+
+	for (int r = 0; r < f->rows; r++)
+		for (int h = 0; h < f->other; h++)
+			for (int i = 0; i < half; i++)
+			{
+				int			a = r * f->columns + h * 2 * half + i;
+				double		angle = angles[r * half + i];
+
+				y[a] = f->inputs[0][a] * cos(angle) - f->inputs[0][a + half] * sin(angle);
+				y[a + half] = f->inputs[0][a + half] * cos(angle) + f->inputs[0][a] * sin(angle);
+			}
+}
+
+/* A tensor with larger numbers, so that both tails of an activation are met. */
+static Tensor
+wide_tensor(int rows, int columns)
+{
+	Tensor		tensor = random_tensor(rows, columns);
+
+	for (int r = 0; r < rows; r++)
+		for (int c = 0; c < columns; c++)
+			cpu_row(tensor, r)[c] *= 6.0f;
+	return tensor;
+}
+
+static void
+check_activations(Backend *backend, int rows, int columns)
+{
+	Tensor		x = wide_tensor(rows, columns);
+	Tensor		gate_up = wide_tensor(rows, 2 * columns);
+	Tensor		dy = random_tensor(rows, columns);
+	Tensor		dx = copy_tensor(dy);
+	Tensor		d_gate_up = random_tensor(rows, 2 * columns);
+	Formula		gelu = {gelu_formula, {doubles(x)}, rows * columns, rows, columns, 0, NULL};
+	Formula		swiglu = {swiglu_formula, {doubles(gate_up)}, rows * columns, rows, columns, 0, NULL};
+
+	backend->ops->activate_backward(backend, dx, x, ACTIVATION_GELU);
+	near_doubles("gelu's gradient", dx,
+				 measure_gradient(&gelu, doubles(dy), gelu.inputs[0], rows * columns));
+	backend->ops->swiglu_backward(backend, d_gate_up, dy, gate_up);
+	near_doubles("swiglu's gradient", d_gate_up,
+				 measure_gradient(&swiglu, doubles(dy), swiglu.inputs[0], 2 * rows * columns));
+}
+
+UNIT_TEST(gradients_of_activations)
+{
+	const int	columns[] = {1, 7, 16, 37, 80};
+	const char *set;
+
+	FOR_EACH_INSTRUCTION_SET(set)
+	{
+		Backend    *backend = open_backend(set, 2);
+
+		for (int i = 0; i < 5; i++)
+			check_activations(backend, 4, columns[i]);
+		backend->ops->close(backend);
+		forget_all();
+	}
+}
+
+UNIT_TEST(gradients_of_rotary_positions)
+{
+	Backend    *backend = open_backend("portable", 2);
+
+	for (int half = 1; half < 6; half++)
+	{
+		int			heads = 3;
+		int			rows = 4;
+		Tensor		table = random_tensor(8, 2 * half);
+		Tensor		positions = integers(1, rows);
+		double	   *angles = take((size_t) (rows * half) * sizeof(double));
+		Tensor		dy = random_tensor(rows, heads * 2 * half);
+		Tensor		dx = copy_tensor(dy);
+		Formula		formula = {rotary_formula,
+							   {doubles(random_tensor(rows, dy.columns))},
+							   rows * dy.columns,
+							   rows,
+							   dy.columns,
+							   heads,
+							   angles};
+
+		for (int r = 0; r < rows; r++)
+		{
+			int			position = (r * 3 + 1) % 8;
+
+			((int32_t *) positions.data)[r] = position;
+			for (int i = 0; i < half; i++)
+			{
+				angles[r * half + i] = position * 0.7 + i;
+				cpu_row(table, position)[i] = (float) cos(angles[r * half + i]);
+				cpu_row(table, position)[half + i] = (float) sin(angles[r * half + i]);
+			}
+		}
+		backend->ops->rotary_backward(backend, dx, heads, positions, table);
+		near_doubles("rotary's gradient", dx,
+					 measure_gradient(&formula, doubles(dy), formula.inputs[0],
+									  rows * dy.columns));
+	}
+	backend->ops->close(backend);
+	forget_all();
+}
+
+/* ---- attention ---- */
+
+typedef struct AttentionCase
+{
+	int			groups;
+	int			rows[3];		/* of each group */
+	int			keys[3];
+	int			heads;
+	int			kv_heads;
+	int			head_size;
+	bool		causal;			/* row i of a group sees keys 0 .. i; else spans of all sorts */
+} AttentionCase;
+
+static const AttentionCase attention_cases[] = {
+	{1, {1}, {1}, 1, 1, 1, true},
+	{2, {5, 3}, {5, 3}, 2, 2, 6, true},
+	{1, {53}, {53}, 2, 1, 16, true},
+	{3, {4, 9, 2}, {8, 35, 16}, 4, 2, 5, false},
+	{1, {50}, {70}, 1, 1, 20, false},
+};
+
+#define ATTENTION_CASES ((int) (sizeof(attention_cases) / sizeof(attention_cases[0])))
+
+/* The integers of a case. */
+typedef struct AttentionSetup
+{
+	const AttentionCase *shape;
+	int			rows;
+	int			keys;
+	AttentionPlan plan;
+	Tensor		groups;
+} AttentionSetup;
+
+/* What row r of a group sees: nothing, all alike, or some keys in the middle, in turn. */
+static void
+fill_span(const AttentionCase *shape, int group, int r, int32_t *span)
+{
+	int			keys = shape->keys[group];
+
+	span[SPAN_LIST] = 0;
+	span[SPAN_FIRST] = shape->causal ? 0 : (r * 3) % keys;
+	span[SPAN_COUNT] = shape->causal ? r + 1 : r % 4 == 1 ? 0 : keys - span[SPAN_FIRST] - r % 2;
+	span[SPAN_UNIFORM] = !shape->causal && r % 4 == 2;
+	if (span[SPAN_COUNT] < 0)
+		span[SPAN_COUNT] = 0;
+}
+
+static AttentionSetup
+make_setup(const AttentionCase *shape)
+{
+	AttentionSetup setup = {.shape = shape};
+	int32_t    *group;
+	int			row = 0;
+
+	for (int g = 0; g < shape->groups; g++)
+	{
+		setup.rows += shape->rows[g];
+		setup.keys += shape->keys[g];
+	}
+	setup.plan.heads = shape->heads;
+	setup.plan.scale = 0.7f;
+	setup.plan.spans = integers(setup.rows, ATTENTION_SPAN_FIELDS);
+	setup.groups = integers(shape->groups, ATTENTION_GROUP_FIELDS);
+	group = setup.groups.data;
+	for (int g = 0; g < shape->groups; g++, group += ATTENTION_GROUP_FIELDS)
+	{
+		group[GROUP_FIRST_ROW] = row;
+		group[GROUP_ROWS] = shape->rows[g];
+		group[GROUP_FIRST_KEY] = g == 0 ? 0 : group[GROUP_FIRST_KEY - ATTENTION_GROUP_FIELDS] +
+			group[GROUP_KEYS - ATTENTION_GROUP_FIELDS];
+		group[GROUP_KEYS] = shape->keys[g];
+		for (int r = 0; r < shape->rows[g]; r++, row++)
+			fill_span(shape, g, r,
+					  (int32_t *) setup.plan.spans.data + row * ATTENTION_SPAN_FIELDS);
+	}
+	return setup;
+}
+
+/* One head of one row over its span. */
+static void
+attend_double(const double *q, const double *k, const double *v, int stride, int size,
+			  const int32_t *span, double scale, double *y)
+{
+	double		weights[128];
+	double		sum = 0;
+
+	for (int d = 0; d < size; d++)
+		y[d] = 0;
+	for (int j = 0; j < span[SPAN_COUNT]; j++)
+	{
+		const double *key = k + (span[SPAN_FIRST] + j) * stride;
+		double		score = 0;
+
+		for (int d = 0; d < size; d++)
+			score += q[d] * key[d];
+		weights[j] = span[SPAN_UNIFORM] ? 1 : exp(score * scale);
+		sum += weights[j];
+	}
+	for (int j = 0; j < span[SPAN_COUNT]; j++)
+		for (int d = 0; d < size; d++)
+			y[d] += weights[j] / sum * v[(span[SPAN_FIRST] + j) * stride + d];
+}
+
+static void
+attention_formula(const Formula *f, double *y)
+{
+	const AttentionSetup *setup = f->extra;
+	const AttentionCase *shape = setup->shape;
+	int			size = shape->head_size;
+	int			kv_width = shape->kv_heads * size;
+
+	for (int g = 0; g < shape->groups; g++)
+	{
+		const int32_t *group = (const int32_t *) setup->groups.data + g * ATTENTION_GROUP_FIELDS;
+
+		for (int row = group[GROUP_FIRST_ROW]; row < group[GROUP_FIRST_ROW] + group[GROUP_ROWS];
+			 row++)
+			for (int h = 0; h < shape->heads; h++)
+			{
+				int			at = row * shape->heads * size + h * size;
+				int			key = group[GROUP_FIRST_KEY] * kv_width +
+					h / (shape->heads / shape->kv_heads) * size;
+
+				attend_double(f->inputs[0] + at, f->inputs[1] + key, f->inputs[2] + key, kv_width,
+							  size,
+							  (const int32_t *) setup->plan.spans.data +
+								  row * ATTENTION_SPAN_FIELDS,
+							  (double) setup->plan.scale, y + at);
+			}
+	}
+}
+
+/* Gradients of a case by the backend. */
+static AttentionGradient
+run_attention_backward(Backend *backend, const AttentionSetup *setup, Tensor q, Tensor k, Tensor v,
+					   Tensor dy)
+{
+	AttentionGradient gradient = {.plan = &setup->plan,
+								  .kv_heads = setup->shape->kv_heads,
+								  .head_size = setup->shape->head_size,
+								  .groups = setup->groups,
+								  .q = q,
+								  .k = k,
+								  .v = v,
+								  .dy = dy,
+								  .dq = random_tensor(q.rows, q.columns),
+								  .dk = random_tensor(k.rows, k.columns),
+								  .dv = random_tensor(k.rows, k.columns)};
+	int			keys = 0;
+
+	for (int g = 0; g < setup->shape->groups; g++)
+		keys = setup->shape->keys[g] > keys ? setup->shape->keys[g] : keys;
+	gradient.scratch = take(backend->ops->attention_backward_size(backend, keys,
+																  setup->shape->head_size));
+	backend->ops->attention_backward(backend, &gradient);
+	return gradient;
+}
+
+static void
+check_attention(Backend *backend, const AttentionCase *shape)
+{
+	AttentionSetup setup = make_setup(shape);
+	Tensor		q = wide_tensor(setup.rows, shape->heads * shape->head_size);
+	Tensor		k = random_tensor(setup.keys, shape->kv_heads * shape->head_size);
+	Tensor		v = random_tensor(setup.keys, shape->kv_heads * shape->head_size);
+	Tensor		dy = random_tensor(setup.rows, q.columns);
+	Formula		formula = {attention_formula,
+						   {doubles(q), doubles(k), doubles(v)},
+						   q.rows * q.columns,
+						   q.rows,
+						   q.columns,
+						   0,
+						   &setup};
+	AttentionGradient gradient = run_attention_backward(backend, &setup, q, k, v, dy);
+	double	   *dy_double = doubles(dy);
+
+	near_doubles("dq", gradient.dq, measure_gradient(&formula, dy_double, formula.inputs[0],
+													 q.rows * q.columns));
+	near_doubles("dk", gradient.dk, measure_gradient(&formula, dy_double, formula.inputs[1],
+													 k.rows * k.columns));
+	near_doubles("dv", gradient.dv, measure_gradient(&formula, dy_double, formula.inputs[2],
+													 k.rows * k.columns));
+}
+
+UNIT_TEST(gradients_of_attention)
+{
+	const char *set;
+
+	FOR_EACH_INSTRUCTION_SET(set)
+	{
+		Backend    *backend = open_backend(set, 2);
+
+		for (int i = 0; i < ATTENTION_CASES; i++)
+		{
+			check_attention(backend, &attention_cases[i]);
+			forget_all();
+		}
+		backend->ops->close(backend);
+	}
+}
+
+/* ---- loss ---- */
+
+static void
+cross_entropy_formula(const Formula *f, double *y)
+{
+	const int32_t *targets = f->extra;
+
+	for (int r = 0; r < f->rows; r++)
+	{
+		const double *x = f->inputs[0] + r * f->columns;
+		double		sum = 0;
+
+		for (int i = 0; i < f->columns; i++)
+			sum += exp(x[i]);
+		y[r] = log(sum) - x[targets[r]];
+	}
+}
+
+UNIT_TEST(gradients_of_cross_entropy)
+{
+	const int	columns[] = {2, 16, 37, 603};
+	const char *set;
+
+	FOR_EACH_INSTRUCTION_SET(set)
+	{
+		Backend    *backend = open_backend(set, 2);
+
+		for (int i = 0; i < 4; i++)
+		{
+			Tensor		logits = wide_tensor(5, columns[i]);
+			Tensor		targets = integers(1, 5);
+			Tensor		weights = random_tensor(1, 5);
+			Tensor		losses = random_tensor(1, 5);
+			Formula		formula = {cross_entropy_formula, {doubles(logits)}, 5, 5, columns[i], 0,
+								   targets.data};
+			double		expected[5];
+
+			for (int r = 0; r < 5; r++)
+				((int32_t *) targets.data)[r] = (r * 7) % columns[i];
+			formula.compute(&formula, expected);
+			backend->ops->cross_entropy(backend, logits, losses, targets, weights);
+			near_doubles("loss", losses, expected);
+			near_doubles("logits' gradient", logits,
+						 measure_gradient(&formula, doubles(weights), formula.inputs[0],
+										  5 * columns[i]));
+		}
+		backend->ops->close(backend);
+		forget_all();
+	}
+}
+
+/* ---- the rest of the table ---- */
+
+UNIT_TEST(rows_are_copied_scaled_and_scattered)
+{
+	Backend    *backend = open_backend("auto", 2);
+	Tensor		x = random_tensor(3, 11);
+	Tensor		y = random_tensor(3, 11);
+	Tensor		spread = random_tensor(6, 11);
+	Tensor		before = copy_tensor(spread);
+	Tensor		index = integers(1, 3);
+
+	memcpy(index.data, ((int32_t[]) {4, 0, 5}), 3 * sizeof(int32_t));
+	backend->ops->copy(backend, y, x);
+	UNIT_CHECK(same_bits(x, y));
+	backend->ops->scatter(backend, spread, x, index);
+	UNIT_CHECK(same_bits(tensor_row_range(spread, 4, 1), tensor_row_range(x, 0, 1)));
+	UNIT_CHECK(same_bits(tensor_row_range(spread, 0, 1), tensor_row_range(x, 1, 1)));
+	UNIT_CHECK(same_bits(tensor_row_range(spread, 5, 1), tensor_row_range(x, 2, 1)));
+	UNIT_CHECK(same_bits(tensor_row_range(spread, 1, 3), tensor_row_range(before, 1, 3)));
+	backend->ops->scale(backend, y, 0.5f);
+	for (int i = 0; i < 11; i++)
+		UNIT_CHECK(cpu_row(y, 2)[i] == 0.5f * cpu_row(x, 2)[i]);
+	cpu_row(y, 1)[3] = NAN;
+	backend->ops->scale(backend, y, 0.0f);
+	UNIT_CHECK(cpu_row(y, 1)[3] == 0.0f);
+	backend->ops->close(backend);
+	forget_all();
+}
+
+UNIT_TEST(square_sums_of_rows)
+{
+	const char *set;
+
+	FOR_EACH_INSTRUCTION_SET(set)
+	{
+		Backend    *backend = open_backend(set, 2);
+		Tensor		x = random_tensor(3, 75);
+		Tensor		sums = random_tensor(1, 3);
+
+		backend->ops->square_sums(backend, sums, x);
+		for (int r = 0; r < 3; r++)
+		{
+			double		expected = 0;
+
+			for (int i = 0; i < 75; i++)
+				expected += (double) cpu_row(x, r)[i] * (double) cpu_row(x, r)[i];
+			UNIT_NEAR(cpu_row(sums, 0)[r], expected, 1e-4);
+		}
+		backend->ops->close(backend);
+		forget_all();
+	}
+}
+
+/* Three steps against the paper's formulas in double. */
+UNIT_TEST(adamw_follows_its_paper)
+{
+	Backend    *backend = open_backend("auto", 2);
+	Tensor		value = random_tensor(2, 9);
+	Tensor		gradient = random_tensor(2, 9);
+	Tensor		mean = random_tensor(2, 9);
+	Tensor		square = random_tensor(2, 9);
+	double	   *v = doubles(value);
+	double	   *g = doubles(gradient);
+	double		m[18] = {0};
+	double		s[18] = {0};
+
+	backend->ops->scale(backend, mean, 0.0f);
+	backend->ops->scale(backend, square, 0.0f);
+	for (int t = 1; t <= 3; t++)
+	{
+		double		rate = 0.01 * t;
+		AdamwRule	rule = {(float) (1 - rate * 0.1), 0.9f, 0.999f, 1e-8f,
+							(float) (rate / (1 - pow(0.9, t))), (float) sqrt(1 - pow(0.999, t))};
+
+		backend->ops->adamw(backend, value, gradient, mean, square, &rule);
+		for (int i = 0; i < 18; i++)
+		{
+			m[i] = 0.9 * m[i] + 0.1 * g[i];
+			s[i] = 0.999 * s[i] + 0.001 * g[i] * g[i];
+			v[i] -= rate * 0.1 * v[i];
+			v[i] -= rate * (m[i] / (1 - pow(0.9, t))) /
+				(sqrt(s[i] / (1 - pow(0.999, t))) + 1e-8);
+		}
+		near_doubles("value", value, v);
+	}
+	backend->ops->close(backend);
+	forget_all();
+}
+
+/* ---- bits ---- */
+
+/* Everything whose work is shared out, computed with a number of threads; tensors of results. */
+static int
+compute_all(const char *set, int threads, Tensor results[8])
+{
+	Backend    *backend = open_backend(set, threads);
+	AttentionSetup setup = make_setup(&attention_cases[3]);
+	const AttentionCase *shape = setup.shape;
+	Tensor		w = random_tensor(150, 90);
+	Tensor		dy = random_tensor(200, 150);
+	Tensor		x = random_tensor(200, 90);
+	AttentionGradient gradient;
+	Weight		weight = make_weight(backend, w);
+
+	results[0] = random_tensor(200, 90);
+	backend->ops->matmul_backward(backend, results[0], dy, &weight, 1.5f, true);
+	results[1] = random_tensor(150, 90);
+	backend->ops->add_product(backend, results[1], dy, x);
+	gradient = run_attention_backward(backend, &setup,
+									  random_tensor(setup.rows, shape->heads * shape->head_size),
+									  random_tensor(setup.keys, shape->kv_heads * shape->head_size),
+									  random_tensor(setup.keys, shape->kv_heads * shape->head_size),
+									  random_tensor(setup.rows, shape->heads * shape->head_size));
+	results[2] = gradient.dq;
+	results[3] = gradient.dk;
+	results[4] = gradient.dv;
+	backend->ops->weight_destroy(backend, &weight);
+	backend->ops->close(backend);
+	return 5;
+}
+
+UNIT_TEST(threads_change_no_bit)
+{
+	const char *set;
+
+	FOR_EACH_INSTRUCTION_SET(set)
+	{
+		Tensor		alone[8];
+		Tensor		together[8];
+		int			count;
+
+		random_state = 7;
+		count = compute_all(set, 1, alone);
+		for (int threads = 2; threads <= 3; threads++)
+		{
+			random_state = 7;
+			compute_all(set, threads, together);
+			for (int i = 0; i < count; i++)
+				UNIT_CHECK(same_bits(alone[i], together[i]));
+		}
+		forget_all();
+	}
+}
+
+UNIT_TEST(rows_of_a_weights_gradient_may_come_in_pieces)
+{
+	const char *set;
+
+	FOR_EACH_INSTRUCTION_SET(set)
+	{
+		Backend    *backend = open_backend(set, 2);
+		Tensor		a = random_tensor(101, 13);
+		Tensor		b = random_tensor(101, 75);
+		Tensor		whole = random_tensor(13, 75);
+		Tensor		pieces = copy_tensor(whole);
+
+		backend->ops->add_product(backend, whole, a, b);
+		for (int row = 0; row < 101; row += 17)
+		{
+			int			count = 101 - row < 17 ? 101 - row : 17;
+
+			backend->ops->add_product(backend, pieces, tensor_row_range(a, row, count),
+									  tensor_row_range(b, row, count));
+		}
+		UNIT_CHECK(same_bits(whole, pieces));
+		backend->ops->close(backend);
+		forget_all();
+	}
+}
+
+int
+main(int argc, char **argv)
+{
+	return unit_run(argc, argv);
+}
