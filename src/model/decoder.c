@@ -40,17 +40,18 @@ decoder_take_tensors(Workspace *workspace, const Model *model, int rows, int med
 	t.cross_q = workspace_floats(workspace, media_rows, inner);
 	t.cross_attended = workspace_floats(workspace, media_rows, inner);
 	t.cross_ff = workspace_floats(workspace, media_rows, cross->mlp);
+	t.cross_ff_input = tensor_make(NULL, TYPE_F32, 0, 0);
 	t.reduced = workspace_floats(workspace, rows, LORA_MAX_RANK);
 	t.last = workspace_floats(workspace, logits_rows, config->hidden);
 	t.logits = workspace_floats(workspace, logits_rows, config->vocabulary);
 	return t;
 }
 
-static void
-self_attention_forward(Model *model, const DecoderLayer *weights, int layer,
-					   const DecoderBatch *batch, DecoderTensors *t)
+void
+decoder_attention_forward(Model *model, int layer, const DecoderBatch *batch, DecoderTensors *t)
 {
 	const BackendOps *ops = model->backend->ops;
+	const DecoderLayer *weights = &model->weights.decoder.layers[layer];
 	Backend    *backend = model->backend;
 	const DecoderConfig *config = &model->config.decoder;
 	int			q_width = config->heads * config->head_size;
@@ -66,17 +67,18 @@ self_attention_forward(Model *model, const DecoderLayer *weights, int layer,
 	lora_add(model, &batch->adapters, layer, LORA_V_PROJ, v, t->normed, 1.0f);
 	ops->rotary(backend, q, config->heads, t->positions, model->weights.decoder.rotary);
 	ops->rotary(backend, k, config->kv_heads, t->positions, model->weights.decoder.rotary);
-	ops->kv_write(backend, &model->cache, layer, k, v, t->slots);
-	ops->attention(backend, t->attended, q, &model->cache, layer, &batch->self_attention);
+	ops->kv_write(backend, batch->cache, pool_layer(batch->cache, layer), k, v, t->slots);
+	ops->attention(backend, t->attended, q, batch->cache, pool_layer(batch->cache, layer),
+				   &batch->self_attention);
 	ops->matmul(backend, t->x, t->attended, &weights->o_proj, EPILOGUE_ADD);
 	lora_add(model, &batch->adapters, layer, LORA_O_PROJ, t->x, t->attended, 1.0f);
 }
 
-static void
-mlp_forward(Model *model, const DecoderLayer *weights, int layer, const DecoderBatch *batch,
-			DecoderTensors *t)
+void
+decoder_mlp_forward(Model *model, int layer, const DecoderBatch *batch, DecoderTensors *t)
 {
 	const BackendOps *ops = model->backend->ops;
+	const DecoderLayer *weights = &model->weights.decoder.layers[layer];
 	Backend    *backend = model->backend;
 	int			mlp = model->config.decoder.mlp;
 
@@ -116,16 +118,17 @@ decoder_forward(Model *model, const DecoderBatch *batch, DecoderTensors *t)
 	model_tap(model, "hidden_", 0, t->x);
 	for (int i = 0; i < model->config.decoder.layers; i++)
 	{
-		const DecoderLayer *layer = &weights->layers[i];
-
-		if (layer->gated != NULL)
+		if (weights->layers[i].gated != NULL)
 		{
 			if (batch->media_rows > 0)
-				gated_cross_attention_forward(model, layer->gated, i, block, batch, t);
+			{
+				gated_attention_forward(model, i, block, batch, t);
+				gated_feed_forward(model, i, batch, t);
+			}
 			block++;
 		}
-		self_attention_forward(model, layer, i, batch, t);
-		mlp_forward(model, layer, i, batch, t);
+		decoder_attention_forward(model, i, batch, t);
+		decoder_mlp_forward(model, i, batch, t);
 		model_tap(model, "hidden_", i + 1, t->x);
 	}
 	logits_forward(model, batch, t);

@@ -11,13 +11,15 @@
  */
 #include "model_internal.h"
 
-static void
-cross_attend(Model *model, const GatedBlock *weights, int layer, int block,
-			 const DecoderBatch *batch, Tensor x, DecoderTensors *t)
+void
+gated_attention_forward(Model *model, int layer, int block, const DecoderBatch *batch,
+						DecoderTensors *t)
 {
 	const BackendOps *ops = model->backend->ops;
 	Backend    *backend = model->backend;
+	const GatedBlock *weights = model->weights.decoder.layers[layer].gated;
 	int			rows = batch->media_rows;
+	Tensor		x = tensor_row_range(t->x, 0, rows);
 	Tensor		normed = tensor_row_range(t->normed, 0, rows);
 	Tensor		q = tensor_row_range(t->cross_q, 0, rows);
 	Tensor		attended = tensor_row_range(t->cross_attended, 0, rows);
@@ -26,7 +28,8 @@ cross_attend(Model *model, const GatedBlock *weights, int layer, int block,
 					model->config.cross_attention.epsilon);
 	ops->matmul(backend, q, normed, &weights->to_q, EPILOGUE_STORE);
 	lora_add(model, &batch->adapters, layer, LORA_TO_Q, q, normed, 1.0f);
-	ops->attention(backend, attended, q, &model->media, block, &batch->cross_attention);
+	ops->attention(backend, attended, q, batch->media, pool_layer(batch->media, block),
+				   &batch->cross_attention);
 	if (model->tap != NULL)
 	{
 		ops->matmul(backend, normed, attended, &weights->to_out, EPILOGUE_STORE);
@@ -38,23 +41,26 @@ cross_attend(Model *model, const GatedBlock *weights, int layer, int block,
 	lora_add(model, &batch->adapters, layer, LORA_TO_OUT, x, attended, weights->attn_gate);
 }
 
-static void
-feed_forward(Model *model, const GatedBlock *weights, int layer, const DecoderBatch *batch,
-			 Tensor x, DecoderTensors *t)
+void
+gated_feed_forward(Model *model, int layer, const DecoderBatch *batch, DecoderTensors *t)
 {
 	const BackendOps *ops = model->backend->ops;
 	Backend    *backend = model->backend;
+	const GatedBlock *weights = model->weights.decoder.layers[layer].gated;
 	int			rows = batch->media_rows;
+	Tensor		x = tensor_row_range(t->x, 0, rows);
 	Tensor		normed = tensor_row_range(t->normed, 0, rows);
 	Tensor		ff = tensor_row_range(t->cross_ff, 0, rows);
 
 	ops->layer_norm(backend, normed, x, weights->ff.norm.weight, weights->ff.norm.bias,
 					model->config.cross_attention.epsilon);
-	if (lora_applies(&batch->adapters, layer, LORA_FF_1))
+	if (lora_applies(&batch->adapters, layer, LORA_FF_1) || t->cross_ff_input.data != NULL)
 	{
 		/* LoRA is added before the activation, so it can't be fused with the product. */
 		ops->matmul(backend, ff, normed, &weights->ff.up, EPILOGUE_STORE);
 		lora_add(model, &batch->adapters, layer, LORA_FF_1, ff, normed, 1.0f);
+		if (t->cross_ff_input.data != NULL)
+			ops->copy(backend, tensor_row_range(t->cross_ff_input, 0, rows), ff);
 		ops->activate(backend, ff, ACTIVATION_GELU);
 	}
 	else
@@ -63,14 +69,4 @@ feed_forward(Model *model, const GatedBlock *weights, int layer, const DecoderBa
 	ops->matmul(backend, x, ff, &weights->ff.down,
 				(Epilogue){NULL, ACTIVATION_NONE, weights->ff_gate, true});
 	lora_add(model, &batch->adapters, layer, LORA_FF_3, x, ff, weights->ff_gate);
-}
-
-void
-gated_cross_attention_forward(Model *model, const GatedBlock *weights, int layer, int block,
-							  const DecoderBatch *batch, DecoderTensors *t)
-{
-	Tensor		x = tensor_row_range(t->x, 0, batch->media_rows);
-
-	cross_attend(model, weights, layer, block, batch, x, t);
-	feed_forward(model, weights, layer, batch, x, t);
 }

@@ -7,29 +7,13 @@
  */
 #include <errno.h>
 #include <jansson.h>
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "model_internal.h"
-
-typedef struct LoraPair
-{
-	bool		present;
-	Weight		a;				/* [r, K] */
-	Weight		b;				/* [N, r] */
-} LoraPair;
-
-typedef LoraPair LoraLayer[LORA_TARGETS];
-
-struct Adapter
-{
-	Arena	   *arena;
-	float		scale;			/* alpha / r */
-	int			layers;
-	LoraLayer  *pairs;			/* [layers] */
-};
 
 /* Where each target stands below "model.layers.N.". */
 static const char *const target_paths[LORA_TARGETS] = {"self_attn.q_proj",
@@ -45,9 +29,8 @@ static const char *const target_paths[LORA_TARGETS] = {"self_attn.q_proj",
 													   "gated_cross_attn_layer.ff.1",
 													   "gated_cross_attn_layer.ff.3"};
 
-/* Outputs and inputs of a target's base matrix. */
-static void
-target_shape(const ModelConfig *config, LoraTarget target, int *outputs, int *inputs)
+void
+lora_target_shape(const ModelConfig *config, LoraTarget target, int *outputs, int *inputs)
 {
 	int			hidden = config->decoder.hidden;
 	int			q = config->decoder.heads * config->decoder.head_size;
@@ -70,40 +53,68 @@ target_shape(const ModelConfig *config, LoraTarget target, int *outputs, int *in
 	*inputs = shapes[target][1];
 }
 
-/* Read r and lora_alpha; refuse variants of LoRA that would need other arithmetic. */
-static bool
-read_adapter_config(Adapter *adapter, const char *directory, Status *status)
+const char *
+lora_target_path(LoraTarget target)
+{
+	return target_paths[target];
+}
+
+const char *
+lora_target_name(LoraTarget target)
+{
+	/* PEFT matches the end of a module's path; ff.1 and ff.3 are two words of it */
+	static const size_t prefixes[] = {sizeof("self_attn.") - 1, sizeof("mlp.") - 1,
+		sizeof("gated_cross_attn_layer.") - 1, sizeof("gated_cross_attn_layer.attn.") - 1};
+
+	return target_paths[target] + prefixes[target <= LORA_O_PROJ ? 0 : target <= LORA_DOWN_PROJ ? 1
+										   : target >= LORA_FF_1 ? 2 : 3];
+}
+
+bool
+lora_target_exists(const Model *model, int layer, LoraTarget target)
+{
+	return target < LORA_TO_Q || model->weights.decoder.layers[layer].gated != NULL;
+}
+
+bool
+adapter_read_config(const char *directory, int *r, double *alpha, Status *status)
 {
 	static const char *const unsupported[] = {"use_rslora", "use_dora", "fan_in_fan_out"};
-	size_t		length = strlen(directory) + sizeof("/adapter_config.json");
-	char	   *path = arena_take(adapter->arena, length);
+	char		path[PATH_MAX];
 	json_error_t error;
 	json_t	   *root;
-	double		r;
-	double		alpha;
+	double		rank;
 
-	if (path == NULL)
-		return status_out_of_memory(status, length);
-	snprintf(path, length, "%s/adapter_config.json", directory);
+	if (snprintf(path, sizeof(path), "%s/adapter_config.json", directory) >= (int) sizeof(path))
+		return status_set(status, STATUS_INVALID_ARGUMENT, "the adapter's path is too long");
 	root = json_load_file(path, 0, &error);
 	if (root == NULL)
 	{
 		status_set(status, STATUS_INVALID_MODEL, "could not read adapter file \"%s\"", path);
 		return status_detail(status, "%s.", error.text);
 	}
-	r = json_number_value(json_object_get(root, "r"));
-	alpha = json_number_value(json_object_get(root, "lora_alpha"));
+	rank = json_number_value(json_object_get(root, "r"));
+	*alpha = json_number_value(json_object_get(root, "lora_alpha"));
 	status_clear(status);
-	if (!(r >= 1) || r > LORA_MAX_RANK || !isfinite(alpha) || !(alpha > 0))
+	if (!(rank >= 1) || rank > LORA_MAX_RANK || !isfinite(*alpha) || !(*alpha > 0))
 		status_set(status, STATUS_INVALID_MODEL,
 				   "\"r\" or \"lora_alpha\" in \"%s\" is missing or out of range", path);
+	else
+		*r = (int) rank;
+	/* variants of LoRA that would need other arithmetic */
 	for (int i = 0; i < 3; i++)
 		if (json_is_true(json_object_get(root, unsupported[i])))
 			status_set(status, STATUS_NOT_SUPPORTED, "\"%s\" in \"%s\" is not supported",
 					   unsupported[i], path);
 	json_decref(root);
-	adapter->scale = (float) (alpha / r);
 	return status_good(status);
+}
+
+void
+lora_tensor_name(int layer, LoraTarget target, bool b, char name[LORA_NAME_SIZE])
+{
+	snprintf(name, LORA_NAME_SIZE, "model.layers.%d.%s.lora_%c.weight", layer,
+			 target_paths[target], b ? 'B' : 'A');
 }
 
 /*
@@ -119,34 +130,44 @@ load_matrix(Model *model, const StoredTensor *stored, Weight *weight, Status *st
 											  weight, status);
 }
 
+bool
+lora_find_tensors(const Model *model, TensorStore *store, int layer, LoraTarget target,
+				  const StoredTensor **a, const StoredTensor **b, Status *status)
+{
+	char		name[LORA_NAME_SIZE];
+	int			outputs;
+	int			inputs;
+
+	lora_tensor_name(layer, target, false, name);
+	*a = tensor_store_find(store, name);
+	lora_tensor_name(layer, target, true, name);
+	*b = tensor_store_find(store, name);
+	if (*a == NULL && *b == NULL)
+		return true;
+	lora_target_shape(&model->config, target, &outputs, &inputs);
+	if (*a != NULL && *b != NULL && (*a)->dimensions == 2 && (*b)->dimensions == 2 &&
+		(*a)->shape[1] == inputs && (*b)->shape[0] == outputs &&
+		(*a)->shape[0] == (*b)->shape[1] && (*a)->shape[0] <= LORA_MAX_RANK)
+		return true;
+	status_set(status, STATUS_INVALID_MODEL,
+			   "adapter tensors of \"model.layers.%d.%s\" do not fit the model", layer,
+			   target_paths[target]);
+	return status_detail(status, "lora_A must be [r, %d] and lora_B [%d, r].", inputs, outputs);
+}
+
 /* The pair of one target of one layer, if the files hold it. */
 static bool
 load_pair(Model *model, Adapter *adapter, TensorStore *store, int layer, LoraTarget target,
 		  Status *status)
 {
 	LoraPair   *pair = &adapter->pairs[layer][target];
-	char		name[128];
-	StoredTensor *a;
-	StoredTensor *b;
-	int			outputs;
-	int			inputs;
+	const StoredTensor *a;
+	const StoredTensor *b;
 
-	snprintf(name, sizeof(name), "model.layers.%d.%s.lora_A.weight", layer, target_paths[target]);
-	a = tensor_store_find(store, name);
-	snprintf(name, sizeof(name), "model.layers.%d.%s.lora_B.weight", layer, target_paths[target]);
-	b = tensor_store_find(store, name);
-	if (a == NULL && b == NULL)
+	if (!lora_find_tensors(model, store, layer, target, &a, &b, status))
+		return false;
+	if (a == NULL)
 		return true;
-	target_shape(&model->config, target, &outputs, &inputs);
-	if (a == NULL || b == NULL || a->dimensions != 2 || b->dimensions != 2 ||
-		a->shape[1] != inputs || b->shape[0] != outputs || a->shape[0] != b->shape[1] ||
-		a->shape[0] > LORA_MAX_RANK)
-	{
-		status_set(status, STATUS_INVALID_MODEL,
-				   "adapter tensors of \"model.layers.%d.%s\" do not fit the model", layer,
-				   target_paths[target]);
-		return status_detail(status, "lora_A must be [r, %d] and lora_B [%d, r].", inputs, outputs);
-	}
 	if (!load_matrix(model, a, &pair->a, status))
 		return false;
 	if (!load_matrix(model, b, &pair->b, status))
@@ -166,9 +187,7 @@ load_pairs(Model *model, Adapter *adapter, TensorStore *store, Status *status)
 	for (int i = 0; i < adapter->layers; i++)
 		for (int target = 0; target < LORA_TARGETS; target++)
 		{
-			bool		gated = target >= LORA_TO_Q;
-
-			if (gated && model->weights.decoder.layers[i].gated == NULL)
+			if (!lora_target_exists(model, i, (LoraTarget) target))
 				continue;
 			if (!load_pair(model, adapter, store, i, (LoraTarget) target, status))
 				return false;
@@ -181,33 +200,100 @@ load_pairs(Model *model, Adapter *adapter, TensorStore *store, Status *status)
 	return status_detail(status, "The file is \"%s\".", unused->file);
 }
 
-Adapter *
-adapter_open(Model *model, const char *directory, Status *status)
+/* An adapter without pairs. */
+static Adapter *
+adapter_allocate(const Model *model, Status *status)
 {
 	Arena	   *arena = arena_create();
 	Adapter    *adapter = arena == NULL ? NULL : arena_take(arena, sizeof(Adapter));
-	TensorStore *store;
-	bool		good;
+	int			layers = model->config.decoder.layers;
 
-	if (adapter == NULL)
+	if (adapter != NULL)
+		adapter->pairs = arena_take_array(arena, (size_t) layers, sizeof(LoraLayer));
+	if (adapter == NULL || adapter->pairs == NULL)
 	{
+		status_out_of_memory(status, (size_t) layers * sizeof(LoraLayer));
 		arena_free(arena);
-		status_out_of_memory(status, sizeof(Adapter));
 		return NULL;
 	}
 	adapter->arena = arena;
-	adapter->layers = model->config.decoder.layers;
-	adapter->pairs = arena_take_array(arena, (size_t) adapter->layers, sizeof(LoraLayer));
-	if (adapter->pairs == NULL)
-	{
-		status_out_of_memory(status, (size_t) adapter->layers * sizeof(LoraLayer));
-		arena_free(arena);
+	adapter->layers = layers;
+	return adapter;
+}
+
+Adapter *
+adapter_open(Model *model, const char *directory, Status *status)
+{
+	Adapter    *adapter = adapter_allocate(model, status);
+	TensorStore *store = NULL;
+	double		alpha;
+	bool		good;
+	int			r;
+
+	if (adapter == NULL)
 		return NULL;
-	}
-	good = read_adapter_config(adapter, directory, status);
-	store = good ? tensor_store_open(directory, "adapter_model.safetensors", arena, status) : NULL;
+	good = adapter_read_config(directory, &r, &alpha, status);
+	if (good)
+		store = tensor_store_open(directory, "adapter_model.safetensors", adapter->arena, status);
+	if (store != NULL)
+		adapter->scale = (float) (alpha / r);
 	good = store != NULL && load_pairs(model, adapter, store, status);
 	tensor_store_close(store);
+	if (good)
+		return adapter;
+	adapter_close(model, adapter);
+	return NULL;
+}
+
+/* A pair of zeros; values is a host buffer of zeros as large as either matrix. */
+static bool
+create_pair(Model *model, LoraPair *pair, LoraTarget target, int r, const float *zeros,
+			Status *status)
+{
+	const BackendOps *ops = model->backend->ops;
+	WeightPart	part = {zeros, TYPE_F32, r};
+	int			outputs;
+	int			inputs;
+
+	lora_target_shape(&model->config, target, &outputs, &inputs);
+	if (!ops->weight_create(model->backend, &part, 1, inputs, TYPE_F32, &pair->a, status))
+		return false;
+	part.outputs = outputs;
+	pair->present = ops->weight_create(model->backend, &part, 1, r, TYPE_F32, &pair->b, status);
+	if (!pair->present)
+		ops->weight_destroy(model->backend, &pair->a);
+	return pair->present;
+}
+
+Adapter *
+adapter_create(Model *model, int r, float scale, unsigned targets, Status *status)
+{
+	Adapter    *adapter = adapter_allocate(model, status);
+	size_t		largest = 0;
+	float	   *zeros;
+	bool		good;
+
+	if (adapter == NULL)
+		return NULL;
+	adapter->scale = scale;
+	for (int target = 0; target < LORA_TARGETS; target++)
+	{
+		int			outputs;
+		int			inputs;
+		size_t		size;
+
+		lora_target_shape(&model->config, (LoraTarget) target, &outputs, &inputs);
+		size = (size_t) (outputs > inputs ? outputs : inputs) * (size_t) r;
+		largest = size > largest ? size : largest;
+	}
+	zeros = calloc(largest, sizeof(float));
+	good = zeros != NULL || status_out_of_memory(status, largest * sizeof(float));
+	for (int i = 0; i < adapter->layers; i++)
+		for (int target = 0; target < LORA_TARGETS; target++)
+			if ((targets >> target & 1) != 0 && lora_target_exists(model, i, (LoraTarget) target))
+				good = good && create_pair(model, &adapter->pairs[i][target], (LoraTarget) target,
+										   r, zeros, status);
+	free(zeros);
 	if (good)
 		return adapter;
 	adapter_close(model, adapter);

@@ -137,6 +137,25 @@ project_latents(Model *model, const AdapterRuns *runs, MediaTensors *t)
 }
 
 bool
+model_encode_latents(Model *model, const Picture *pictures, int images, Tensor latents,
+					 Status *status)
+{
+	MediaTensors t;
+
+	if (images < 1 || images > model->options.max_images)
+		return status_set(status, STATUS_INTERNAL,
+						  "%d pictures at once, the model was opened for %d", images,
+						  model->options.max_images);
+	model->workspace.used = 0;
+	t = media_take_tensors(&model->workspace, &model->config, images);
+	vision_encoder_forward(model, pictures, images, &t.vision);
+	resampler_forward(model, t.vision.tokens, images, &t.resampler);
+	model->backend->ops->copy(model->backend, latents, t.resampler.latents);
+	model->logits_rows = 0;
+	return model->backend->ops->synchronize(model->backend, status);
+}
+
+bool
 model_encode_images(Model *model, int requests, const int *counts, Adapter *const *adapters,
 					const Picture *pictures, Media **medias, Status *status)
 {

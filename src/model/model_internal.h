@@ -38,6 +38,24 @@ typedef enum LoraTarget
 /* Largest rank of an adapter. */
 #define LORA_MAX_RANK 256
 
+/* Low-rank matrices beside one base matrix [N, K]. */
+typedef struct LoraPair
+{
+	bool		present;
+	Weight		a;				/* [r, K] */
+	Weight		b;				/* [N, r] */
+} LoraPair;
+
+typedef LoraPair LoraLayer[LORA_TARGETS];
+
+struct Adapter
+{
+	Arena	   *arena;
+	float		scale;			/* alpha / r */
+	int			layers;
+	LoraLayer  *pairs;			/* [layers] */
+};
+
 /* Rows [first, first + count) use one adapter (NULL: none). */
 typedef struct AdapterRun
 {
@@ -157,6 +175,13 @@ extern void resampler_forward(Model *model, Tensor tokens, int images, Resampler
 
 /* ---- media.c ---- */
 
+/*
+ * The resampler's output [images L, W] for at most max_images pictures, for whoever keeps it;
+ * latents is a dense f32 tensor of the device.
+ */
+extern bool model_encode_latents(Model *model, const Picture *pictures, int images, Tensor latents,
+								 Status *status);
+
 /* Bytes of workspace that encoding this many pictures takes. */
 extern size_t media_workspace_size(const ModelConfig *config, int images);
 
@@ -191,6 +216,7 @@ typedef struct DecoderTensors
 	Tensor		cross_q;		/* [R, I] */
 	Tensor		cross_attended;	/* [R, I] */
 	Tensor		cross_ff;		/* [R, 4h] */
+	Tensor		cross_ff_input;	/* [R, 4h] before the activation; no data: it is not kept */
 	Tensor		reduced;		/* [R, LORA_MAX_RANK] */
 	Tensor		last;			/* [logits rows, h] */
 	Tensor		logits;			/* [logits rows, V] */
@@ -202,6 +228,9 @@ typedef struct DecoderBatch
 	int			rows;
 	int			media_rows;
 	int			logits_rows;
+	/* where keys and values go; a pool of one layer serves all layers in turn */
+	const KvPool *cache;
+	const KvPool *media;
 	AdapterRuns adapters;
 	AttentionPlan self_attention;
 	AttentionPlan cross_attention;
@@ -218,17 +247,43 @@ extern DecoderTensors decoder_take_tensors(Workspace *workspace, const Model *mo
 										   int media_rows, int logits_rows);
 extern void decoder_forward(Model *model, const DecoderBatch *batch, DecoderTensors *t);
 
+/* The two halves of a layer, each of which adds to t->x. */
+extern void decoder_attention_forward(Model *model, int layer, const DecoderBatch *batch,
+									  DecoderTensors *t);
+extern void decoder_mlp_forward(Model *model, int layer, const DecoderBatch *batch,
+								DecoderTensors *t);
+
 /*
- * Gated cross attention and gated feed-forward of one block on the first media_rows rows. layer is
- * its number in the decoder, block among the gated ones.
+ * Gated cross attention and gated feed-forward of the block before a layer, on the first
+ * media_rows rows. block is its number among the gated ones.
  */
-extern void gated_cross_attention_forward(Model *model, const GatedBlock *weights, int layer,
-										  int block, const DecoderBatch *batch, DecoderTensors *t);
+extern void gated_attention_forward(Model *model, int layer, int block, const DecoderBatch *batch,
+									DecoderTensors *t);
+extern void gated_feed_forward(Model *model, int layer, const DecoderBatch *batch,
+							   DecoderTensors *t);
+
+/* The layer of a pool that belongs to layer number `layer`. */
+static inline int
+pool_layer(const KvPool *pool, int layer)
+{
+	return pool->layers == 1 ? 0 : layer;
+}
 
 /* ---- sequence.c ---- */
 
 /* The picture that the token at a position attends to, from 1; 0: none. */
 extern int	sequence_picture(const Model *model, const Sequence *sequence, int position);
+
+/*
+ * Fill in pictures [count]: the picture that each of the tokens attends to, from 1; 0: none.
+ * Returns the number of <image> marks.
+ */
+extern int	sequence_assign_pictures(const ModelConfig *config, const int32_t *ids, int count,
+									 int32_t *pictures);
+
+/* What a token that attends to a picture (from 1; 0: none) sees of the latents of `pictures`. */
+extern void sequence_media_span(const ModelConfig *config, int picture, int pictures,
+								int32_t *span);
 
 /* ---- weight_format.c ---- */
 
@@ -246,6 +301,40 @@ extern void lora_add(Model *model, const AdapterRuns *runs, int layer, LoraTarge
 
 /* True if some run has an adapter with this target. */
 extern bool lora_applies(const AdapterRuns *runs, int layer, LoraTarget target);
+
+/* Where a target stands below "model.layers.N." ("self_attn.q_proj"), and its name ("q_proj"). */
+extern const char *lora_target_path(LoraTarget target);
+extern const char *lora_target_name(LoraTarget target);
+
+/* Bytes of a tensor's name, and the name: "model.layers.N.PATH.lora_A.weight", or lora_B. */
+#define LORA_NAME_SIZE 128
+extern void lora_tensor_name(int layer, LoraTarget target, bool b, char name[LORA_NAME_SIZE]);
+
+/* Outputs N and inputs K of a target's base matrix. */
+extern void lora_target_shape(const ModelConfig *config, LoraTarget target, int *outputs,
+							  int *inputs);
+
+/* Does the model have this matrix in this layer? Gated blocks stand in some layers only. */
+extern bool lora_target_exists(const Model *model, int layer, LoraTarget target);
+
+/*
+ * r and alpha of DIR/adapter_config.json; variants of LoRA with other arithmetic are refused
+ * (STATUS_NOT_SUPPORTED).
+ */
+extern bool adapter_read_config(const char *directory, int *r, double *alpha, Status *status);
+
+/*
+ * The pair of a target in an adapter's files, NULL both if it is not there; checked to fit the
+ * model.
+ */
+extern bool lora_find_tensors(const Model *model, TensorStore *store, int layer, LoraTarget target,
+							  const StoredTensor **a, const StoredTensor **b, Status *status);
+
+/*
+ * An adapter on the targets (bits 1 << LoraTarget) of all layers, of zeros: to be filled with
+ * weight_update. Freed with adapter_close.
+ */
+extern Adapter *adapter_create(Model *model, int r, float scale, unsigned targets, Status *status);
 
 /* ---- model.c ---- */
 

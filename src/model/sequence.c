@@ -14,24 +14,39 @@
 
 #include "model_internal.h"
 
-/* Fill in sequence->pictures from the ids of the prompt. */
-static void
-assign_pictures(Sequence *sequence, const ModelConfig *config, bool preceding)
+int
+sequence_assign_pictures(const ModelConfig *config, const int32_t *ids, int count,
+						 int32_t *pictures)
 {
+	int			marks = 0;
 	int			seen = 0;
 
-	sequence->marks = 0;
-	for (int i = 0; i < sequence->prompt; i++)
-		sequence->marks += sequence->ids[i] == config->image;
-	for (int i = 0; i < sequence->prompt; i++)
+	for (int i = 0; i < count; i++)
+		marks += ids[i] == config->image;
+	for (int i = 0; i < count; i++)
 	{
-		bool		mark = sequence->ids[i] == config->image;
+		bool		mark = ids[i] == config->image;
 		int			picture;
 
 		seen += mark;
-		picture = preceding || mark ? seen : seen + 1;
-		sequence->pictures[i] = picture <= sequence->marks ? picture : 0;
+		picture = config->attend_previous || mark ? seen : seen + 1;
+		pictures[i] = picture <= marks ? picture : 0;
 	}
+	return marks;
+}
+
+void
+sequence_media_span(const ModelConfig *config, int picture, int pictures, int32_t *span)
+{
+	int			latents = config->resampler.latents;
+
+	/*
+	 * More marks than pictures: every score is masked alike, so the softmax is uniform over all
+	 * latents.
+	 */
+	span[SPAN_UNIFORM] = picture > pictures;
+	span[SPAN_FIRST] = picture > pictures || picture == 0 ? 0 : (picture - 1) * latents;
+	span[SPAN_COUNT] = picture > pictures ? pictures * latents : picture == 0 ? 0 : latents;
 }
 
 static bool
@@ -90,7 +105,8 @@ sequence_open(Model *model, Media *media, Adapter *adapter, const int32_t *ids, 
 	sequence->media = media;
 	sequence->adapter = adapter;
 	memcpy(sequence->ids, ids, (size_t) count * sizeof(int32_t));
-	assign_pictures(sequence, &model->config, model->config.attend_previous);
+	sequence->marks = sequence_assign_pictures(&model->config, sequence->ids, count,
+											   sequence->pictures);
 	return sequence;
 }
 

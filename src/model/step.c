@@ -142,18 +142,10 @@ static void
 media_span(const Model *model, const StepItem *item, int i, int32_t *span)
 {
 	const Sequence *sequence = item->sequence;
-	int			latents = model->config.resampler.latents;
-	int			position = sequence->length + i;
-	int			picture = sequence_picture(model, sequence, position);
-	int			pictures = sequence->media->pictures;
 
-	/*
-	 * More marks than pictures: every score is masked alike, so the softmax is uniform over all
-	 * latents.
-	 */
-	span[SPAN_UNIFORM] = picture > pictures;
-	span[SPAN_FIRST] = picture > pictures || picture == 0 ? 0 : (picture - 1) * latents;
-	span[SPAN_COUNT] = picture > pictures ? pictures * latents : picture == 0 ? 0 : latents;
+	sequence_media_span(&model->config,
+						sequence_picture(model, sequence, sequence->length + i),
+						sequence->media->pictures, span);
 }
 
 /*
@@ -263,6 +255,8 @@ plan_step(StepPlan *plan)
 		plan->batch.cross_attention = plan_attention(
 			plan, true, plan->t.media_spans, plan->t.media_lists, cross->heads, cross->head_size);
 	plan_adapters(plan);
+	plan->batch.cache = &model->cache;
+	plan->batch.media = &model->media;
 }
 
 bool
