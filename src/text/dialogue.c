@@ -27,9 +27,18 @@
 
 static const char *const role_names[] = {"user", "assistant"};
 
-static const char shape_hint[] =
-	"Give the history as [{\"role\":\"user\",\"content\":\"...\"}, "
-	"{\"role\":\"assistant\",\"content\":\"...\"}, ...].";
+/* What errors call the two forms. */
+#define HISTORY "history"
+#define CONVERSATION "conversation"
+
+/* Tell how a history or conversation looks. Always returns false. */
+static bool
+hint_shape(const char *name, Status *status)
+{
+	return status_hint(status,
+					   "Give the %s as [{\"role\":\"user\",\"content\":\"...\"}, "
+					   "{\"role\":\"assistant\",\"content\":\"...\"}, ...].", name);
+}
 
 /* What a JSON value is, with its article. */
 static const char *
@@ -57,7 +66,7 @@ json_kind(const json_t *value)
 
 /* Set the status for text that Jansson could not read. Always returns false. */
 static bool
-set_parse_error(const json_error_t *error, Status *status)
+set_parse_error(const char *name, const json_error_t *error, Status *status)
 {
 	/* Jansson cuts its text at a byte, which may leave half a character. */
 	int			shown = (int) utf8_valid_prefix(error->text, strlen(error->text));
@@ -66,48 +75,48 @@ set_parse_error(const json_error_t *error, Status *status)
 		return status_out_of_memory(status, (size_t) error->position);
 	if (json_error_code(error) == json_error_null_character)
 	{
-		status_set(status, STATUS_INVALID_JSON, "history holds the character U+0000");
+		status_set(status, STATUS_INVALID_JSON, "%s holds the character U+0000", name);
 		status_detail(status, "The escape \\u0000 at line %d, column %d has no place in a text.",
 					  error->line, error->column);
-		return status_hint(status, "Remove the character from the history.");
+		return status_hint(status, "Remove the character from the %s.", name);
 	}
-	status_set(status, STATUS_INVALID_JSON, "history is not valid JSON at line %d, column %d",
+	status_set(status, STATUS_INVALID_JSON, "%s is not valid JSON at line %d, column %d", name,
 			   error->line, error->column);
 	status_detail(status, "The JSON reader says: %.*s.", shown, error->text);
-	return status_hint(status, "%s", shape_hint);
+	return hint_shape(name, status);
 }
 
-/* Parse the history. NULL when it is no JSON array. */
+/* Parse a history or conversation, by the name that errors call it. NULL when it is no JSON array. */
 static json_t *
-parse_history(const char *history, size_t length, Status *status)
+parse_turns(const char *name, const char *turns, size_t length, Status *status)
 {
 	json_error_t error;
 	json_t	   *array;
-	size_t		good = utf8_valid_prefix(history, length);
+	size_t		good = utf8_valid_prefix(turns, length);
 
 	if (good != length)
 	{
-		status_set(status, STATUS_INVALID_TEXT, "history is not valid UTF-8 at byte offset %zu",
+		status_set(status, STATUS_INVALID_TEXT, "%s is not valid UTF-8 at byte offset %zu", name,
 				   good);
 		return NULL;
 	}
-	array = json_loadb(history, length, JSON_DECODE_ANY | JSON_DECODE_INT_AS_REAL, &error);
+	array = json_loadb(turns, length, JSON_DECODE_ANY | JSON_DECODE_INT_AS_REAL, &error);
 	if (array == NULL)
 	{
-		set_parse_error(&error, status);
+		set_parse_error(name, &error, status);
 		return NULL;
 	}
 	if (json_is_array(array))
 		return array;
-	status_set(status, STATUS_INVALID_JSON, "history must be an array, not %s", json_kind(array));
-	status_hint(status, "%s", shape_hint);
+	status_set(status, STATUS_INVALID_JSON, "%s must be an array, not %s", name, json_kind(array));
+	hint_shape(name, status);
 	json_decref(array);
 	return NULL;
 }
 
 /* Check that the role of element number (from 1) is the one of its place. */
 static bool
-check_role(const json_t *role, size_t number, Status *status)
+check_role(const char *name, const json_t *role, size_t number, Status *status)
 {
 	const char *expected = role_names[(number - 1) % 2];
 	const char *text;
@@ -115,10 +124,10 @@ check_role(const json_t *role, size_t number, Status *status)
 	size_t		shown;
 
 	if (role == NULL)
-		return status_set(status, STATUS_INVALID_JSON, "history element %zu has no role", number);
+		return status_set(status, STATUS_INVALID_JSON, "%s element %zu has no role", name, number);
 	if (!json_is_string(role))
 		return status_set(status, STATUS_INVALID_JSON,
-						  "history element %zu has %s as its role, not a string", number,
+						  "%s element %zu has %s as its role, not a string", name, number,
 						  json_kind(role));
 	text = json_string_value(role);
 	length = json_string_length(role);
@@ -127,35 +136,36 @@ check_role(const json_t *role, size_t number, Status *status)
 	if (strcmp(text, role_names[0]) == 0 || strcmp(text, role_names[1]) == 0)
 	{
 		status_set(status, STATUS_INVALID_JSON,
-				   "history element %zu must have the role \"%s\", not \"%s\"", number, expected,
+				   "%s element %zu must have the role \"%s\", not \"%s\"", name, number, expected,
 				   text);
 		return status_detail(status, "Roles alternate, beginning with \"user\".");
 	}
 	shown = utf8_valid_prefix(text, length < ROLE_SHOWN_SIZE ? length : ROLE_SHOWN_SIZE);
-	status_set(status, STATUS_INVALID_JSON, "history element %zu has the unknown role \"%.*s%s\"",
+	status_set(status, STATUS_INVALID_JSON, "%s element %zu has the unknown role \"%.*s%s\"", name,
 			   number, (int) shown, text, shown < length ? "..." : "");
 	return status_detail(status, "Its role must be \"%s\".", expected);
 }
 
-/* Check one element of the history and copy its content to *content. */
+/* Check one element and copy its content to *content. */
 static bool
-read_element(const json_t *element, size_t number, Arena *arena, TextPart *content, Status *status)
+read_element(const char *name, const json_t *element, size_t number, Arena *arena,
+			 TextPart *content, Status *status)
 {
 	const json_t *value;
 
 	if (!json_is_object(element))
 		return status_set(status, STATUS_INVALID_JSON,
-						  "history element %zu must be an object, not %s", number,
+						  "%s element %zu must be an object, not %s", name, number,
 						  json_kind(element));
-	if (!check_role(json_object_get(element, "role"), number, status))
+	if (!check_role(name, json_object_get(element, "role"), number, status))
 		return false;
 	value = json_object_get(element, "content");
 	if (value == NULL)
-		return status_set(status, STATUS_INVALID_JSON, "history element %zu has no content",
+		return status_set(status, STATUS_INVALID_JSON, "%s element %zu has no content", name,
 						  number);
 	if (!json_is_string(value))
 		return status_set(status, STATUS_INVALID_JSON,
-						  "history element %zu has %s as its content, not a string", number,
+						  "%s element %zu has %s as its content, not a string", name, number,
 						  json_kind(value));
 	content->length = json_string_length(value);
 	content->text = arena_copy_text(arena, json_string_value(value), content->length);
@@ -166,7 +176,8 @@ read_element(const json_t *element, size_t number, Arena *arena, TextPart *conte
 
 /* Read all elements into rounds, two to a round, and see that the last is an answer. */
 static bool
-read_elements(const json_t *array, Arena *arena, DialogueRound *rounds, Status *status)
+read_elements(const char *name, const json_t *array, Arena *arena, DialogueRound *rounds,
+			  Status *status)
 {
 	size_t		count = json_array_size(array);
 
@@ -175,19 +186,21 @@ read_elements(const json_t *array, Arena *arena, DialogueRound *rounds, Status *
 		DialogueRound *round = &rounds[i / 2];
 		TextPart   *content = i % 2 == 0 ? &round->prompt : &round->response;
 
-		if (!read_element(json_array_get(array, i), i + 1, arena, content, status))
+		if (!read_element(name, json_array_get(array, i), i + 1, arena, content, status))
 		{
 			if (status->code == STATUS_INVALID_JSON)
-				status_hint(status, "%s", shape_hint);
+				hint_shape(name, status);
 			return false;
 		}
 	}
 	if (count % 2 == 0)
 		return true;
 	status_set(status, STATUS_INVALID_JSON,
-			   "history must end with the role \"assistant\", but history element %zu "
-			   "is the last and has the role \"user\"", count);
-	return status_hint(status, "Give the new question as the prompt, not in the history.");
+			   "%s must end with the role \"assistant\", but %s element %zu "
+			   "is the last and has the role \"user\"", name, name, count);
+	if (strcmp(name, HISTORY) == 0)
+		status_hint(status, "Give the new question as the prompt, not in the history.");
+	return false;
 }
 
 /* Take zeroed rounds for elements of a history and one more for the prompt. */
@@ -208,12 +221,12 @@ take_rounds(Arena *arena, size_t elements, int *count, Status *status)
 
 /* Fill the rounds of the dialogue from a parsed history; NULL: there is none. */
 static bool
-fill_rounds(const json_t *array, Arena *arena, Dialogue *dialogue, Status *status)
+fill_rounds(const char *name, const json_t *array, Arena *arena, Dialogue *dialogue, Status *status)
 {
 	dialogue->rounds = take_rounds(arena, array != NULL ? json_array_size(array) : 0,
 								   &dialogue->count, status);
 	return dialogue->rounds != NULL &&
-		(array == NULL || read_elements(array, arena, dialogue->rounds, status));
+		(array == NULL || read_elements(name, array, arena, dialogue->rounds, status));
 }
 
 bool
@@ -225,16 +238,35 @@ dialogue_read(const char *history, size_t history_length, TextPart prompt, TextP
 
 	if (history != NULL && history_length > 0)
 	{
-		array = parse_history(history, history_length, status);
+		array = parse_turns(HISTORY, history, history_length, status);
 		if (array == NULL)
 			return false;
 	}
-	good = fill_rounds(array, arena, dialogue, status);
+	good = fill_rounds(HISTORY, array, arena, dialogue, status);
 	json_decref(array);
 	if (!good)
 		return false;
 	dialogue->rounds[dialogue->count - 1].prompt = prompt;
 	dialogue->rounds[0].input = input;
+	dialogue->has_image = has_image;
+	return true;
+}
+
+bool
+dialogue_read_conversation(const char *json, size_t length, bool has_image, Arena *arena,
+						   Dialogue *dialogue, Status *status)
+{
+	json_t	   *array = parse_turns(CONVERSATION, json, length, status);
+	bool		good = array != NULL;
+
+	if (good && json_array_size(array) == 0)
+		good = status_set(status, STATUS_INVALID_JSON, CONVERSATION " is empty");
+	good = good && fill_rounds(CONVERSATION, array, arena, dialogue, status);
+	json_decref(array);
+	if (!good)
+		return false;
+	/* the round that a history leaves for its prompt is not needed */
+	dialogue->count--;
 	dialogue->has_image = has_image;
 	return true;
 }

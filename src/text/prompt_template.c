@@ -322,3 +322,149 @@ prompt_encode_answer(const Tokenizer *tokenizer, const PromptTemplate *prompt_te
 	arena_free(scratch);
 	return good;
 }
+
+/* ---- training ---- */
+
+/* Where a response lies in the piece that is being written, in bytes. */
+typedef struct ResponseSpan
+{
+	size_t		start;
+	size_t		end;
+} ResponseSpan;
+
+typedef struct TrainingWriter
+{
+	Writer		writer;
+	TokenList  *labels;
+	ResponseSpan *spans;		/* of the piece; room for all rounds */
+	int			span_count;
+	Arena	   *scratch;
+} TrainingWriter;
+
+/* Tokens of the first bytes of the open piece. */
+static bool
+count_prefix(TrainingWriter *training, size_t bytes, int *count)
+{
+	Writer		prefix = training->writer;
+	TokenList	tokens;
+
+	token_list_begin(&tokens, training->scratch);
+	prefix.length = bytes;
+	if (!encode_piece(&prefix, false, &tokens))
+		return false;
+	*count = tokens.count;
+	return true;
+}
+
+/* Make the tokens of one response their own labels; the piece's ids begin at first. */
+static bool
+label_response(TrainingWriter *training, const ResponseSpan *span, int first)
+{
+	const TokenList *ids = training->writer.ids;
+	bool		at_end = span->end == training->writer.length;
+	int			from;
+	int			to = ids->count - first;
+
+	if (!count_prefix(training, span->start, &from) ||
+		(!at_end && !count_prefix(training, span->end, &to)))
+		return false;
+	for (int i = first + from; i < first + to && i < ids->count; i++)
+		training->labels->ids[i] = ids->ids[i];
+	return true;
+}
+
+/* End the piece, with labels for its responses; mark < 0: the text ends here. */
+static bool
+end_training_piece(TrainingWriter *training, int32_t mark, int32_t mark_label)
+{
+	Writer	   *writer = &training->writer;
+	int			first = writer->ids->count;
+
+	if (writer->failed || !encode_piece(writer, mark >= 0, writer->ids))
+		return false;
+	while (training->labels->count < writer->ids->count)
+		if (!token_list_add(training->labels, LABEL_NONE, writer->status))
+			return false;
+	for (int i = 0; i < training->span_count; i++)
+		if (!label_response(training, &training->spans[i], first))
+			return false;
+	training->span_count = 0;
+	writer->length = 0;
+	writer->after_mark = true;
+	return mark < 0 || (token_list_add(writer->ids, mark, writer->status) &&
+						token_list_add(training->labels, mark_label, writer->status));
+}
+
+static bool
+write_training(TrainingWriter *training, const PromptTemplate *prompt_template,
+			   const Dialogue *dialogue)
+{
+	Writer	   *writer = &training->writer;
+	const SpecialTokens *special = tokenizer_special(writer->tokenizer);
+
+	write_string(writer, prompt_template->introduction);
+	if (dialogue->has_image)
+	{
+		write_string(writer, prompt_template->separator);
+		write_string(writer, IMAGE_BLOCK);
+		if (!end_training_piece(training, special->image, LABEL_NONE))
+			return false;
+	}
+	for (int i = 0; i < dialogue->count; i++)
+	{
+		ResponseSpan *span = &training->spans[training->span_count++];
+
+		write_question(writer, prompt_template, &dialogue->rounds[i]);
+		span->start = writer->length;
+		write_part(writer, dialogue->rounds[i].response);
+		span->end = writer->length;
+		if (i < dialogue->count - 1 && prompt_template->history_eos &&
+			!end_training_piece(training, special->eos, special->eos))
+			return false;
+	}
+	return end_training_piece(training, -1, 0);
+}
+
+/* Cut at max_length, or put EOS at the end. */
+static bool
+finish_training(TrainingWriter *training, int max_length)
+{
+	TokenList  *ids = training->writer.ids;
+	int32_t		eos = tokenizer_special(training->writer.tokenizer)->eos;
+
+	if (ids->count >= max_length)
+	{
+		ids->count = max_length;
+		training->labels->count = max_length;
+		return true;
+	}
+	return token_list_add(ids, eos, training->writer.status) &&
+		token_list_add(training->labels, eos, training->writer.status);
+}
+
+bool
+prompt_encode_training(const Tokenizer *tokenizer, const PromptTemplate *prompt_template,
+					   const Dialogue *dialogue, int max_length, TokenList *ids,
+					   TokenList *labels, Status *status)
+{
+	TrainingWriter training = {.writer = {.tokenizer = tokenizer, .ids = ids, .status = status},
+							   .labels = labels};
+	bool		good;
+
+	if (!check_dialogue(dialogue, status))
+		return false;
+	training.scratch = arena_create();
+	if (training.scratch != NULL)
+		training.spans = arena_take_array(training.scratch, (size_t) dialogue->count,
+										  sizeof(ResponseSpan));
+	if (training.spans == NULL)
+	{
+		arena_free(training.scratch);
+		return status_out_of_memory(status, (size_t) dialogue->count * sizeof(ResponseSpan));
+	}
+	good = write_training(&training, prompt_template, dialogue) &&
+		finish_training(&training, max_length);
+	free(training.writer.text);
+	arena_free(training.scratch);
+	return good;
+}

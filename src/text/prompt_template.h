@@ -76,6 +76,19 @@ extern bool prompt_encode_answer(const Tokenizer *tokenizer, const PromptTemplat
 								 const Dialogue *dialogue, TextPart text, TokenList *ids,
 								 Status *status);
 
+/* The label of a token that is not trained. */
+#define LABEL_NONE (-100)
+
+/*
+ * Append the token ids of a dialogue to train on, in which the last round has its response too,
+ * and as many labels: a response's tokens and the EOS behind it are their own labels,
+ * all others LABEL_NONE. Both are cut at max_length; the last EOS is there if it fits.
+ */
+extern bool prompt_encode_training(const Tokenizer *tokenizer,
+								   const PromptTemplate *prompt_template,
+								   const Dialogue *dialogue, int max_length, TokenList *ids,
+								   TokenList *labels, Status *status);
+
 /*
  * Read history (JSON text: [{"role":"user"|"assistant","content":text}, ...],
  * alternating, first user, last assistant; NULL or length 0: none) and append the
@@ -87,6 +100,14 @@ extern bool prompt_encode_answer(const Tokenizer *tokenizer, const PromptTemplat
 extern bool dialogue_read(const char *history, size_t history_length, TextPart prompt,
 						  TextPart input, bool has_image, Arena *arena, Dialogue *dialogue,
 						  Status *status);
+
+/*
+ * Read a whole conversation (JSON text of the same form as a history, not empty, the last turn
+ * the assistant's) into rounds that all have their responses. Errors name the element
+ * ("conversation element 3 ...").
+ */
+extern bool dialogue_read_conversation(const char *json, size_t length, bool has_image,
+									   Arena *arena, Dialogue *dialogue, Status *status);
 
 /*
  * The history with the last round's prompt and answer appended, as JSON text in the
