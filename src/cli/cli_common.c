@@ -249,10 +249,9 @@ cli_parse_ids(const char *text, int vocabulary, Arena *arena, int32_t **ids, int
 	}
 }
 
-/* Decode and resize one picture file. */
-static bool
-read_image(const char *path, ImageRules rules, const VisionConfig *config, Arena *arena,
-		   Picture *picture, Status *status)
+bool
+cli_read_image(const char *path, ImageRules rules, const VisionConfig *config, Arena *arena,
+			   Picture *picture, Status *status)
 {
 	ImageLimits limits = {UINT64_C(1) << 31};
 	size_t		size = (size_t) config->image_size;
@@ -270,10 +269,9 @@ read_image(const char *path, ImageRules rules, const VisionConfig *config, Arena
 		   status_prefix(status, "%s", path);
 }
 
-/* Read float32 [3, S, S] that is normalised already. */
-static bool
-read_normalised(const char *path, const VisionConfig *config, Arena *arena, Picture *picture,
-				Status *status)
+bool
+cli_read_normalised(const char *path, const VisionConfig *config, Arena *arena, Picture *picture,
+					Status *status)
 {
 	int			size = config->image_size;
 	NpyArray	array;
@@ -323,8 +321,8 @@ cli_read_pictures(const CliArguments *arguments, int argc, char **argv, const Vi
 
 		if (image == NULL && pixels == NULL)
 			continue;
-		if (image != NULL ? !read_image(image, rules, config, arena, picture, status) :
-			!read_normalised(pixels, config, arena, picture, status))
+		if (image != NULL ? !cli_read_image(image, rules, config, arena, picture, status) :
+			!cli_read_normalised(pixels, config, arena, picture, status))
 			return false;
 		(*count)++;
 		i += strchr(argv[i], '=') == NULL;

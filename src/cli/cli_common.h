@@ -41,13 +41,16 @@ typedef struct CliArguments
 	{.name = "--weights", .has_value = true}, {.name = "--instruction-set", .has_value = true}, \
 	{.name = "--attend-previous", .has_value = true}, {.name = "--adapter", .has_value = true}
 
-#define CLI_MODEL_HELP \
+/* Their help, and that of commands that take no adapter. */
+#define CLI_COMPUTE_HELP \
 	"  --device cpu|auto          where to compute (default: auto)\n" \
 	"  --threads N                threads (default: all cores)\n" \
 	"  --weights f32|bf16         format to compute in (default: as stored)\n" \
 	"  --instruction-set NAME     auto, avx512bf16, avx512, avx2 or portable (default: auto)\n" \
-	"  --attend-previous 0|1      media mode: following or preceding (default: the model's)\n" \
-	"  --adapter DIR              LoRA adapter in PEFT's format\n"
+	"  --attend-previous 0|1      media mode: following or preceding (default: the model's)\n"
+
+#define CLI_MODEL_HELP \
+	CLI_COMPUTE_HELP "  --adapter DIR              LoRA adapter in PEFT's format\n"
 
 /*
  * Sort argv[1 ..] into options and positional arguments. Prints help and returns false with
@@ -98,6 +101,14 @@ extern bool cli_read_file(const char *path, Arena *arena, uint8_t **bytes, size_
 extern bool cli_parse_ids(const char *text, int vocabulary, Arena *arena, int32_t **ids, int *count,
 						  Status *status);
 
+/* Decode and resize one picture file. */
+extern bool cli_read_image(const char *path, ImageRules rules, const VisionConfig *config,
+						   Arena *arena, Picture *picture, Status *status);
+
+/* Read float32 [3, S, S] from a .npy file, normalised already. */
+extern bool cli_read_normalised(const char *path, const VisionConfig *config, Arena *arena,
+								Picture *picture, Status *status);
+
 /* The pictures of --image and --pixels in the order given on the command line. */
 extern bool cli_read_pictures(const CliArguments *arguments, int argc, char **argv,
 							  const VisionConfig *config, Arena *arena, Picture **pictures,
@@ -110,6 +121,7 @@ extern int	cli_tokenize(int argc, char **argv);
 extern int	cli_detokenize(int argc, char **argv);
 extern int	cli_forward(int argc, char **argv);
 extern int	cli_generate(int argc, char **argv);
+extern int	cli_finetune(int argc, char **argv);
 extern int	cli_serve(int argc, char **argv);
 extern int	cli_bench(int argc, char **argv);
 extern int	cli_unsupported(int argc, char **argv);

@@ -22,8 +22,8 @@ static const Command commands[] = {
 	{"detokenize", cli_detokenize, "token ids to text"},
 	{"forward", cli_forward, "one forward pass: logits of every token"},
 	{"generate", cli_generate, "answer a prompt about pictures"},
+	{"finetune", cli_finetune, "train a LoRA adapter on rows of a file"},
 	{"serve", cli_serve, "answer the backends of a PostgreSQL server"},
-	{"finetune", cli_unsupported, "train a LoRA adapter (not supported yet)"},
 	{"quantize", cli_unsupported, "make 8-bit or 4-bit weights (not supported yet)"},
 	{"bench", cli_bench, "measure speed"},
 };
