@@ -402,6 +402,8 @@ write_training(TrainingWriter *training, const PromptTemplate *prompt_template,
 	Writer	   *writer = &training->writer;
 	const SpecialTokens *special = tokenizer_special(writer->tokenizer);
 
+	if (!token_list_add(writer->ids, special->bos, writer->status))
+		return false;
 	write_string(writer, prompt_template->introduction);
 	if (dialogue->has_image)
 	{

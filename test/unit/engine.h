@@ -50,23 +50,29 @@ typedef struct GoldenFile
 	const char *data;
 } GoldenFile;
 
+/* Takes bytes of the C heap over; name is for messages. */
 static UNIT_UNUSED GoldenFile
-golden_open(const char *path)
+golden_parse(char *bytes, const char *name)
 {
-	GoldenFile	file;
+	GoldenFile	file = {.bytes = bytes};
 	uint64_t	length;
 	json_error_t error;
 
-	file.bytes = unit_read_file(path, NULL);
 	memcpy(&length, file.bytes, sizeof(length));
 	file.header = json_loadb(file.bytes + sizeof(length), (size_t) length, 0, &error);
 	file.data = file.bytes + sizeof(length) + length;
 	if (file.header == NULL)
 	{
-		printf("Bail out! %s: %s\n", path, error.text);
+		printf("Bail out! %s: %s\n", name, error.text);
 		exit(2);
 	}
 	return file;
+}
+
+static UNIT_UNUSED GoldenFile
+golden_open(const char *path)
+{
+	return golden_parse(unit_read_file(path, NULL), path);
 }
 
 static UNIT_UNUSED void
@@ -80,7 +86,7 @@ golden_close(GoldenFile *file)
 static UNIT_UNUSED const void *
 golden_values(const GoldenFile *file, const char *prefix, const char *suffix, int *count)
 {
-	char		name[128];
+	char		name[256];
 	json_t	   *offsets;
 
 	snprintf(name, sizeof(name), "%s%s", prefix, suffix);
