@@ -230,6 +230,7 @@ start_training(FinetuneJob *job, const CliArguments *arguments, Status *status)
 		return status_set(status, STATUS_INVALID_ARGUMENT, "none of the %d rows can be used",
 						  job->rows.rows);
 	return trainer_start(job->trainer, limit, status) &&
+		adapter_files_prepare(cli_value(arguments, "--adapter-out"), status) &&
 		open_log(job, cli_value(arguments, "--log"), status);
 }
 

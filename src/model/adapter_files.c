@@ -167,12 +167,21 @@ save_file(const char *directory, const char *name, const void *bytes, size_t siz
 }
 
 bool
-adapter_files_save(const AdapterFiles *files, const char *directory, Status *status)
+adapter_files_prepare(const char *directory, Status *status)
 {
 	if (mkdir(directory, 0777) != 0 && errno != EEXIST)
 		return status_set(status, STATUS_IO, "could not create directory \"%s\": %s", directory,
 						  strerror(errno));
-	return save_file(directory, TENSORS_FILE, files->tensors, files->tensors_size, status) &&
+	return access(directory, W_OK | X_OK) == 0 ||
+		status_set(status, STATUS_IO, "could not write to directory \"%s\": %s", directory,
+				   strerror(errno));
+}
+
+bool
+adapter_files_save(const AdapterFiles *files, const char *directory, Status *status)
+{
+	return adapter_files_prepare(directory, status) &&
+		save_file(directory, TENSORS_FILE, files->tensors, files->tensors_size, status) &&
 		save_file(directory, CONFIG_FILE, files->config, files->config_size, status);
 }
 

@@ -45,6 +45,12 @@ extern bool adapter_files_make(const Model *model, const AdapterShape *shape,
 							   AdapterFiles *files, Status *status);
 
 /*
+ * Make a directory for an adapter if it is not there, and see that it can be written to; for
+ * finding out before the work is done.
+ */
+extern bool adapter_files_prepare(const char *directory, Status *status);
+
+/*
  * Write the files to a directory, which is made if it is not there. Each is complete before it
  * takes the place of an older one.
  */
