@@ -43,15 +43,16 @@ measure_rows(const Trainer *trainer, int *longest, int *latents)
 static PassLimits
 make_limits(const Trainer *trainer, int tokens)
 {
-	const TrainOptions *options = &trainer->options;
 	int			longest;
 	int			latents;
-	int64_t		batch_rows;
+	int64_t		batch_rows = 0;
 	PassLimits	limits;
 
 	measure_rows(trainer, &longest, &latents);
 	/* a micro step may hold less than a pass */
-	batch_rows = (int64_t) longest * options->batch_size * ROW_KINDS;
+	for (int kind = 0; kind < ROW_KINDS; kind++)
+		batch_rows += (int64_t) longest * row_stream_batch(&trainer->store.streams[kind],
+														   &trainer->options);
 	tokens = tokens < batch_rows ? tokens : (int) batch_rows;
 	limits.rows = longest > tokens ? longest : tokens;
 	limits.sequences = limits.rows / 2 < PASS_SEQUENCES ? limits.rows / 2 : PASS_SEQUENCES;
