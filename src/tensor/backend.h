@@ -317,8 +317,8 @@ typedef struct BackendOps
 	void		(*layer_norm_backward) (Backend *backend, Tensor dx, Tensor dy, Tensor x,
 							   Tensor weight, float epsilon);
 	/* dx += gradient of rms_norm at x for dy. */
-	void		(*rms_norm_backward) (Backend *backend, Tensor dx, Tensor dy, Tensor x, Tensor weight,
-							 float epsilon);
+	void		(*rms_norm_backward) (Backend *backend, Tensor dx, Tensor dy, Tensor x,
+							 Tensor weight, float epsilon);
 	/* dx = activation'(x) * dx in place; ACTIVATION_GELU only. */
 	void		(*activate_backward) (Backend *backend, Tensor dx, Tensor x, Activation activation);
 	/* d_gate_up [R, 2F] = gradient of swiglu at gate_up for dy [R, F]. */
@@ -339,8 +339,8 @@ typedef struct BackendOps
 	/* sums f32 [1, R] = the sum of squares of each row of x. */
 	void		(*square_sums) (Backend *backend, Tensor sums, Tensor x);
 	/* One step of AdamW; all of one shape: values, their gradient and its two running means. */
-	void		(*adamw) (Backend *backend, Tensor values, Tensor gradient, Tensor mean, Tensor square,
-					  const AdamwRule *rule);
+	void		(*adamw) (Backend *backend, Tensor values, Tensor gradient, Tensor mean,
+					  Tensor square, const AdamwRule *rule);
 } BackendOps;
 
 struct Backend

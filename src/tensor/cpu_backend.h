@@ -19,7 +19,8 @@
 
 /*
  * Training: outputs whose turned weights a thread keeps, a multiple of every panel, and rows of a
- * task. 512 * 64 * 4 bytes of weights and 384 * 64 * 4 bytes of sums stay in the second-level cache.
+ * task. 512 * 64 * 4 bytes of weights and 384 * 64 * 4 bytes of sums stay in the second-level
+ * cache.
  */
 #define BACKWARD_DEPTH 512
 #define BACKWARD_ROW_BLOCK 384

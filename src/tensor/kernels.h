@@ -116,8 +116,8 @@ typedef struct Kernels
 	/* One chain of multiply-adds in order of depth for each of sums. */
 	void		(*multiply_strided) (const StridedProduct *product);
 	/* to [columns, rows] = the transpose of from [rows, columns]. */
-	void		(*transpose) (int rows, int columns, const float *from, size_t from_stride, float *to,
-					  size_t to_stride);
+	void		(*transpose) (int rows, int columns, const float *from, size_t from_stride,
+					  float *to, size_t to_stride);
 	/* dx += gradient of the norm at x for dy. */
 	void		(*layer_norm_backward) (int columns, const float *x, const float *weight,
 							   float epsilon, const float *dy, float *dx);

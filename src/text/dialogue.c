@@ -86,7 +86,7 @@ set_parse_error(const char *name, const json_error_t *error, Status *status)
 	return hint_shape(name, status);
 }
 
-/* Parse a history or conversation, by the name that errors call it. NULL when it is no JSON array. */
+/* Parse a history or conversation, which errors call by name. NULL when it is no JSON array. */
 static json_t *
 parse_turns(const char *name, const char *turns, size_t length, Status *status)
 {

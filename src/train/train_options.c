@@ -45,8 +45,8 @@ static const OptionRule rules[] = {
 	{"r", OPTION_INTEGER, FIELD(r), 1, LORA_MAX_RANK, "an integer between 1 and 256"},
 	{"alpha", OPTION_NUMBER, FIELD(alpha), 1e-6, 1e6, "a number between 0.000001 and 1000000"},
 	{"target_modules", OPTION_TARGETS, FIELD(targets), 0, 0,
-	 "a list of some of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, to_q, to_kv, "
-	 "to_out, ff.1, ff.3"},
+	 "a list of some of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, to_q, "
+	 "to_kv, to_out, ff.1, ff.3"},
 	{"learning_rate", OPTION_NUMBER, FIELD(learning_rate), 0, 1, "a number between 0 and 1"},
 	{"weight_decay", OPTION_NUMBER, FIELD(weight_decay), 0, 1, "a number between 0 and 1"},
 	{"warmup_steps", OPTION_INTEGER, FIELD(warmup_steps), 0, 1e9,

@@ -481,8 +481,12 @@ read_matrix(const Trainer *trainer, Tensor flat, const AdapterMatrix *matrix, fl
 						  (const float *) tensor_row_range(place, r, 1).data + c,
 						  (size_t) count * sizeof(float));
 			for (int i = 0; i < count; i++)
-				values[matrix->b ? (size_t) (c + i) * (size_t) place.rows + (size_t) r
-								 : (size_t) r * (size_t) place.columns + (size_t) (c + i)] = piece[i];
+			{
+				size_t		row = (size_t) (matrix->b ? c + i : r);
+				size_t		column = (size_t) (matrix->b ? r : c + i);
+
+				values[row * (size_t) matrix->columns + column] = piece[i];
+			}
 		}
 }
 

@@ -54,8 +54,8 @@ training_row_encode(const Tokenizer *tokenizer, const PromptTemplate *prompt_tem
 		return false;
 	if (training_row_labels(labels.ids, labels.count) == 0)
 	{
-		status_set(status, STATUS_INVALID_ARGUMENT, "no token of a response is left within %d tokens",
-				   max_length);
+		status_set(status, STATUS_INVALID_ARGUMENT,
+				   "no token of a response is left within %d tokens", max_length);
 		return status_hint(status, "Shorten the instruction or raise max_length.");
 	}
 	*row = (TrainingRow) {ids.ids, labels.ids, ids.count, NULL, 0};
