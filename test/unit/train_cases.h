@@ -7,6 +7,9 @@
 #include "golden_cases.h"
 #include "trainer_internal.h"
 
+/* For run_trainer. */
+static UNIT_UNUSED const size_t no_limit = 0;
+
 /* One run of training.json with its tensors. */
 typedef struct TrainRun
 {
