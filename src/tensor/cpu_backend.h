@@ -23,7 +23,7 @@
  * cache.
  */
 #define BACKWARD_DEPTH 512
-#define BACKWARD_ROW_BLOCK 384
+#define BACKWARD_ROW_BLOCK MATMUL_ROUNDED_ROWS
 /* Floats of both for a thread. */
 #define BACKWARD_SCRATCH ((BACKWARD_DEPTH + BACKWARD_ROW_BLOCK) * MATMUL_MAX_PANEL)
 
@@ -38,7 +38,8 @@ typedef struct CpuBackend
 	float	   *sums;			/* [threads, MATMUL_ROW_BLOCK * MATMUL_MAX_PANEL] */
 
 	/* Grown when weights and pools in bf16 are made, so that products find them large enough. */
-	void	   *rounded;		/* x of a product, by round_row: [MATMUL_ROUNDED_ROWS, K] */
+	/* x of a product, or dy on its way back, by round_row: [MATMUL_ROUNDED_ROWS, K or N] */
+	void	   *rounded;
 	size_t		rounded_size;
 	void	   *queries;		/* of attention, for each thread: [ATTEND_MAX_ROWS, D] */
 	size_t		queries_size;
@@ -58,6 +59,13 @@ static inline float *
 cpu_row(Tensor tensor, int r)
 {
 	return (float *) tensor.data + (size_t) r * (size_t) tensor.stride;
+}
+
+/* Words of 32 bits along a depth of a packed weight: each an f32, or two bf16. */
+static inline size_t
+cpu_weight_steps(DataType format, int depth)
+{
+	return format == TYPE_BF16 ? ((size_t) depth + 1) / 2 : (size_t) depth;
 }
 
 /* cpu_matmul.c */

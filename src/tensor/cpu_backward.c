@@ -30,52 +30,74 @@ typedef struct MatmulBackwardJob
 	bool		accumulate;
 	int			row_blocks;
 	int			block_rows;		/* in each of them, at most BACKWARD_ROW_BLOCK */
+	int			steps;			/* along the outputs, which are summed over */
 } MatmulBackwardJob;
 
 /*
  * Turn the weights of outputs [first_output, + BACKWARD_DEPTH) and inputs [first_input, + inputs)
- * into turned [outputs, panel].
+ * into turned [steps along the outputs, panel].
  */
 static void
 turn_block(const MatmulBackwardJob *job, int first_output, int first_input, int inputs,
-		   float *turned)
+		   uint32_t *turned)
 {
 	const Kernels *kernels = job->cpu->kernels;
+	DataType	type = job->weight->type;
 	size_t		panel = (size_t) kernels->panel;
-	size_t		depth = (size_t) job->weight->inputs;
+	size_t		depth = cpu_weight_steps(type, job->weight->inputs);
 
 	for (int n = first_output; n < first_output + BACKWARD_DEPTH && n < job->weight->outputs;
 		 n += kernels->panel)
 	{
-		const float *from = (const float *) job->weight->data + (size_t) n * depth +
-							(size_t) first_input * panel;
+		const uint32_t *from = (const uint32_t *) job->weight->data + (size_t) n * depth +
+							   cpu_weight_steps(type, first_input) * panel;
+		uint32_t   *to = turned + cpu_weight_steps(type, n - first_output) * panel;
 
-		kernels->transpose(inputs, kernels->panel, from, panel,
-						   turned + (size_t) (n - first_output) * panel, panel);
+		if (type == TYPE_BF16)
+			kernels->transpose_pairs((int) cpu_weight_steps(type, inputs), from, to);
+		else
+			kernels->transpose(inputs, kernels->panel, (const float *) (const void *) from, panel,
+							   (float *) (void *) to, panel);
 	}
+}
+
+/* sums [rows, panel] += `steps` steps from `step` on of dy's rows times turned weights. */
+static void
+multiply_tile(const MatmulBackwardJob *job, int first_row, int rows, int step, int steps,
+			  const uint32_t *turned, float *sums)
+{
+	const Kernels *kernels = job->cpu->kernels;
+	const char *rounded = job->cpu->rounded;
+	size_t		stride = (size_t) job->steps;
+
+	if (job->weight->type == TYPE_BF16)
+		kernels->multiply_panel_bf16(rows, steps,
+									 rounded + ((size_t) first_row * stride + (size_t) step) * 2 *
+										 (size_t) kernels->rounded_size,
+									 stride, turned, sums, step == 0);
+	else
+		kernels->multiply_panel(rows, steps, cpu_row(job->dy, first_row) + step,
+								(size_t) job->dy.stride, (const float *) (const void *) turned,
+								sums, step == 0);
 }
 
 /* sums [rows, panel] = dy's rows times the turned weights of one panel of inputs. */
 static void
 multiply_turned(const MatmulBackwardJob *job, int first_row, int rows, int first_input, int inputs,
-				float *turned, float *sums)
+				uint32_t *turned, float *sums)
 {
 	const Kernels *kernels = job->cpu->kernels;
-	int			outputs = job->weight->outputs;
+	int			block = (int) cpu_weight_steps(job->weight->type, BACKWARD_DEPTH);
 
-	for (int n = 0; n < outputs; n += BACKWARD_DEPTH)
+	for (int step = 0; step < job->steps; step += block)
 	{
-		int			part = outputs - n < BACKWARD_DEPTH ? outputs - n : BACKWARD_DEPTH;
+		int			steps = job->steps - step < block ? job->steps - step : block;
 
-		turn_block(job, n, first_input, inputs, turned);
+		turn_block(job, step / block * BACKWARD_DEPTH, first_input, inputs, turned);
 		for (int r = 0; r < rows; r += kernels->tile_rows)
-		{
-			int			tile = rows - r < kernels->tile_rows ? rows - r : kernels->tile_rows;
-
-			kernels->multiply_panel(tile, part, cpu_row(job->dy, first_row + r) + n,
-									(size_t) job->dy.stride, turned,
-									sums + (size_t) r * (size_t) kernels->panel, n == 0);
-		}
+			multiply_tile(job, first_row + r,
+						  rows - r < kernels->tile_rows ? rows - r : kernels->tile_rows, step,
+						  steps, turned, sums + (size_t) r * (size_t) kernels->panel);
 	}
 }
 
@@ -83,7 +105,8 @@ static void
 matmul_backward_task(void *argument, int task, int thread)
 {
 	MatmulBackwardJob *job = argument;
-	int			panel = job->cpu->kernels->panel;
+	const Kernels *kernels = job->cpu->kernels;
+	int			panel = kernels->panel;
 	int			first_input = task / job->row_blocks * panel;
 	int			first_row = task % job->row_blocks * job->block_rows;
 	int			rows = job->dy.rows - first_row < job->block_rows ? job->dy.rows - first_row
@@ -94,35 +117,64 @@ matmul_backward_task(void *argument, int task, int thread)
 	float	   *turned = job->cpu->backward + (size_t) thread * BACKWARD_SCRATCH;
 	float	   *sums = turned + BACKWARD_DEPTH * MATMUL_MAX_PANEL;
 
-	multiply_turned(job, first_row, rows, first_input, inputs, turned, sums);
+	multiply_turned(job, first_row, rows, first_input, inputs, (uint32_t *) (void *) turned, sums);
 	for (int r = 0; r < rows; r++)
-	{
-		const float *sum = sums + r * panel;
-		float	   *dx = cpu_row(job->dx, first_row + r) + first_input;
+		kernels->finish_row(inputs, sums + r * panel, NULL, ACTIVATION_NONE, job->factor,
+							job->accumulate, cpu_row(job->dx, first_row + r) + first_input);
+}
 
-		if (job->accumulate)
-			for (int i = 0; i < inputs; i++)
-				dx[i] += job->factor * sum[i];
-		else
-			for (int i = 0; i < inputs; i++)
-				dx[i] = job->factor * sum[i];
-	}
+/* Round one row of dy into the backend's buffer. */
+static void
+round_task(void *argument, int row, int thread)
+{
+	MatmulBackwardJob *job = argument;
+	const Kernels *kernels = job->cpu->kernels;
+
+	kernels->round_row(job->weight->outputs, cpu_row(job->dy, row),
+					   (char *) job->cpu->rounded +
+						   (size_t) row * (size_t) job->steps * 2 * (size_t) kernels->rounded_size);
+}
+
+/* Run tasks for as many rows as dy has; in bf16 at most MATMUL_ROUNDED_ROWS. */
+static void
+multiply_backward(MatmulBackwardJob *job)
+{
+	const Weight *weight = job->weight;
+	int			tile = job->cpu->kernels->tile_rows;
+	int			panels = (weight->inputs + job->cpu->kernels->panel - 1) / job->cpu->kernels->panel;
+	int			tiles = (job->dy.rows + tile - 1) / tile;
+
+	/* blocks of the same size, of whole tiles: a small last one would pay for turning alone */
+	job->row_blocks = (job->dy.rows + BACKWARD_ROW_BLOCK - 1) / BACKWARD_ROW_BLOCK;
+	job->block_rows = (tiles + job->row_blocks - 1) / job->row_blocks * tile;
+	if (weight->type == TYPE_BF16)
+		cpu_run(job->cpu, round_task, job, job->dy.rows, (double) job->dy.rows * weight->outputs);
+	cpu_run(job->cpu, matmul_backward_task, job, panels * job->row_blocks,
+			(double) job->dy.rows * weight->outputs * weight->inputs);
 }
 
 void
 cpu_matmul_backward(Backend *backend, Tensor dx, Tensor dy, const Weight *weight, float factor,
 					bool accumulate)
 {
-	CpuBackend *cpu = (CpuBackend *) backend;
-	int			panels = (weight->inputs + cpu->kernels->panel - 1) / cpu->kernels->panel;
-	int			blocks = (dy.rows + BACKWARD_ROW_BLOCK - 1) / BACKWARD_ROW_BLOCK;
-	int			tiles = (dy.rows + cpu->kernels->tile_rows - 1) / cpu->kernels->tile_rows;
-	MatmulBackwardJob job = {cpu, dx, dy, weight, factor, accumulate, blocks, 0};
+	int			passes = weight->type == TYPE_BF16
+							 ? (dy.rows + MATMUL_ROUNDED_ROWS - 1) / MATMUL_ROUNDED_ROWS
+							 : 1;
+	int			pass = passes > 0 ? (dy.rows + passes - 1) / passes : 0;
+	MatmulBackwardJob job = {.cpu = (CpuBackend *) backend,
+							 .weight = weight,
+							 .factor = factor,
+							 .accumulate = accumulate,
+							 .steps = (int) cpu_weight_steps(weight->type, weight->outputs)};
 
-	/* blocks of the same size, of whole tiles: a small last one would pay for turning alone */
-	job.block_rows = (tiles + blocks - 1) / blocks * cpu->kernels->tile_rows;
-	cpu_run(cpu, matmul_backward_task, &job, panels * job.row_blocks,
-			(double) dy.rows * weight->outputs * weight->inputs);
+	for (int row = 0; row < dy.rows; row += pass)
+	{
+		int			rows = dy.rows - row < pass ? dy.rows - row : pass;
+
+		job.dy = tensor_row_range(dy, row, rows);
+		job.dx = tensor_row_range(dx, row, rows);
+		multiply_backward(&job);
+	}
 }
 
 /* ---- sum += a^T b ---- */

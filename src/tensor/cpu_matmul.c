@@ -29,13 +29,6 @@
 /* Depths that are packed at once; even. */
 #define PACK_DEPTH 256
 
-/* Steps along a depth of `inputs`. */
-static size_t
-weight_steps(DataType format, int inputs)
-{
-	return format == TYPE_BF16 ? ((size_t) inputs + 1) / 2 : (size_t) inputs;
-}
-
 typedef struct PackJob
 {
 	const WeightPart *parts;
@@ -87,7 +80,7 @@ pack_panel(void *argument, int task, int thread)
 {
 	PackJob    *job = argument;
 	size_t		panel = (size_t) job->kernels->panel;
-	size_t		steps = weight_steps(job->format, job->inputs);
+	size_t		steps = cpu_weight_steps(job->format, job->inputs);
 	uint32_t   *packed = job->packed + (size_t) task * steps * panel;
 	float		values[PACK_DEPTH + 1];
 	uint32_t	words[PACK_DEPTH + 1];
@@ -95,8 +88,8 @@ pack_panel(void *argument, int task, int thread)
 	for (int k = 0; k < job->inputs; k += PACK_DEPTH)
 	{
 		int			length = job->inputs - k < PACK_DEPTH ? job->inputs - k : PACK_DEPTH;
-		uint32_t   *block = packed + weight_steps(job->format, k) * panel;
-		size_t		steps_here = weight_steps(job->format, length);
+		uint32_t   *block = packed + cpu_weight_steps(job->format, k) * panel;
+		size_t		steps_here = cpu_weight_steps(job->format, length);
 
 		for (size_t p = 0; p < panel; p++)
 		{
@@ -117,7 +110,8 @@ cpu_weight_create(Backend *backend, const WeightPart *parts, int count, int inpu
 {
 	CpuBackend *cpu = (CpuBackend *) backend;
 	int			panel = cpu->kernels->panel;
-	size_t		steps = weight_steps(format, inputs);
+	size_t		steps = cpu_weight_steps(format, inputs);
+	size_t		longest;
 	int			outputs = 0;
 	int			panels;
 	PackJob		job = {parts, count, inputs, cpu->kernels, format, NULL};
@@ -125,12 +119,14 @@ cpu_weight_create(Backend *backend, const WeightPart *parts, int count, int inpu
 	if (format != TYPE_F32 && format != TYPE_BF16)
 		return status_set(status, STATUS_NOT_SUPPORTED, "weights in %s are not supported",
 						  data_type_name(format));
-	if (format == TYPE_BF16 &&
-		!cpu_grow(backend, &cpu->rounded, &cpu->rounded_size,
-				  MATMUL_ROUNDED_ROWS * 2 * steps * (size_t) cpu->kernels->rounded_size, status))
-		return false;
 	for (int i = 0; i < count; i++)
 		outputs += parts[i].outputs;
+	/* for x and, in training, for dy; what is never used never becomes resident */
+	longest = outputs > inputs ? cpu_weight_steps(format, outputs) : steps;
+	if (format == TYPE_BF16 &&
+		!cpu_grow(backend, &cpu->rounded, &cpu->rounded_size,
+				  MATMUL_ROUNDED_ROWS * 2 * longest * (size_t) cpu->kernels->rounded_size, status))
+		return false;
 	panels = (outputs + panel - 1) / panel;
 	weight->outputs = outputs;
 	weight->inputs = inputs;
@@ -260,7 +256,7 @@ cpu_matmul(Backend *backend, Tensor y, Tensor x, const Weight *weight, Epilogue 
 	CpuBackend *cpu = (CpuBackend *) backend;
 	int			pass = weight->type == TYPE_BF16 ? MATMUL_ROUNDED_ROWS : x.rows;
 	MatmulJob	job = {.cpu = cpu, .weight = weight, .epilogue = epilogue,
-		.steps = (int) weight_steps(weight->type, weight->inputs)};
+		.steps = (int) cpu_weight_steps(weight->type, weight->inputs)};
 
 	for (int row = 0; row < x.rows; row += pass)
 	{

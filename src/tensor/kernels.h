@@ -118,6 +118,11 @@ typedef struct Kernels
 	/* to [columns, rows] = the transpose of from [rows, columns]. */
 	void		(*transpose) (int rows, int columns, const float *from, size_t from_stride,
 					  float *to, size_t to_stride);
+	/*
+	 * Turn bf16 weights: from [steps, panel] words, each two inputs of an output, to [panel / 2,
+	 * panel], each two outputs of an input. steps at most panel / 2; inputs past them are zero.
+	 */
+	void		(*transpose_pairs) (int steps, const uint32_t *from, uint32_t *to);
 	/* dx += gradient of the norm at x for dy. */
 	void		(*layer_norm_backward) (int columns, const float *x, const float *weight,
 							   float epsilon, const float *dy, float *dx);

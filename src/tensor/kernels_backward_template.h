@@ -112,17 +112,15 @@ multiply_strided(const StridedProduct *product)
 #endif
 
 /*
- * LANES x LANES. Interleaving row i with row i + LANES / 2 turns the bits of an element's
- * address (row, column) left by one; after log2 LANES turns row and column have changed places.
+ * Turn LANES x LANES elements in registers. Interleaving row i with row i + LANES / 2 turns the
+ * bits of an element's address (row, column) left by one; after log2 LANES turns row and column
+ * have changed places.
  */
-static inline void
-transpose_square(const float *from, size_t from_stride, float *to, size_t to_stride)
+static inline __attribute__((always_inline)) void
+turn_square(Vector a[LANES])
 {
-	Vector		a[LANES];
 	Vector		b[LANES];
 
-	UNROLL for (int i = 0; i < LANES; i++)
-		a[i] = v_load(from + (size_t) i * from_stride);
 	UNROLL for (int round = 1; round < LANES; round *= 2)
 	{
 		UNROLL for (int i = 0; i < LANES / 2; i++)
@@ -133,8 +131,65 @@ transpose_square(const float *from, size_t from_stride, float *to, size_t to_str
 		UNROLL for (int i = 0; i < LANES; i++)
 			a[i] = b[i];
 	}
+}
+
+static inline void
+transpose_square(const float *from, size_t from_stride, float *to, size_t to_stride)
+{
+	Vector		a[LANES];
+
+	UNROLL for (int i = 0; i < LANES; i++)
+		a[i] = v_load(from + (size_t) i * from_stride);
+	turn_square(a);
 	UNROLL for (int i = 0; i < LANES; i++)
 		v_store(to + (size_t) i * to_stride, a[i]);
+}
+
+/*
+ * LANES steps of LANES outputs. After turning, lanes run over steps; of two neighbouring outputs
+ * the low halves are their weights for the even inputs, and the high halves for the odd ones.
+ */
+static inline void
+transpose_pair_square(const uint32_t *from, uint32_t *to)
+{
+	Vector		a[LANES];
+
+	UNROLL for (int i = 0; i < LANES; i++)
+		a[i] = v_load((const float *) (const void *) (from + (size_t) i * PANEL));
+	turn_square(a);
+	UNROLL for (int i = 0; i < LANES; i += 2)
+	{
+		IntVector	first = (IntVector) a[i];
+		IntVector	second = (IntVector) a[i + 1];
+		IntVector	even = (first & PAIR_EVEN) | second << 16;
+		IntVector	odd = ((first >> 16) & PAIR_EVEN) | (second & PAIR_ODD);
+		float	   *row = (float *) (void *) (to + (size_t) i / 2 * PANEL);
+
+		v_store(row, (Vector) __builtin_shuffle(even, odd, INTERLEAVE_LOW));
+		v_store(row + LANES, (Vector) __builtin_shuffle(even, odd, INTERLEAVE_HIGH));
+	}
+}
+
+static void
+transpose_pairs(int steps, const uint32_t *from, uint32_t *to)
+{
+	uint32_t	last[LANES * PANEL];
+
+	for (int step = 0; step < PANEL / 2; step += LANES)
+	{
+		const uint32_t *block = from + (size_t) step * PANEL;
+		int			here = steps - step < LANES ? steps - step : LANES;
+
+		if (here < LANES)
+		{
+			memset(last, 0, sizeof(last));
+			if (here > 0)
+				memcpy(last, block, (size_t) here * PANEL * sizeof(uint32_t));
+			block = last;
+		}
+		for (int p = 0; p < PANEL; p += LANES)
+			transpose_pair_square(block + p, to + (size_t) p / 2 * PANEL + 2 * step);
+	}
 }
 
 static void

@@ -332,6 +332,7 @@ const Kernels KERNELS = {
 	.attend_bf16 = attend_bf16,
 	.multiply_strided = multiply_strided,
 	.transpose = transpose,
+	.transpose_pairs = transpose_pairs,
 	.layer_norm_backward = layer_norm_backward,
 	.rms_norm_backward = rms_norm_backward,
 	.gelu_backward = gelu_backward,

@@ -51,7 +51,7 @@ digest_origin(const Trainer *trainer, uint8_t digest[DIGEST_SIZE])
 	const double numbers[] = {shape->r, shape->alpha, shape->targets, o->learning_rate,
 		o->weight_decay, o->warmup_steps, o->schedule, o->clip, o->accumulation, o->batch_size,
 		trainer->micro_steps, o->shuffle, (double) o->seed, o->max_length, o->validation,
-		trainer->model->config.attend_previous};
+		trainer->model->config.attend_previous, trainer->model->format};
 	DigestState state;
 
 	digest_begin(&state);

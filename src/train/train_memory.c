@@ -246,9 +246,10 @@ pool_pages(int rows, int sequences)
 }
 
 static size_t
-pool_bytes(int pages, int heads, int head_size)
+pool_bytes(const Trainer *trainer, int pages, int heads, int head_size)
 {
-	return 2 * sizeof(float) * KV_PAGE_KEYS * (size_t) pages * (size_t) heads * (size_t) head_size;
+	return (size_t) pages * trainer->model->backend->ops->kv_page_size(trainer->model->format, 1,
+																	  heads, head_size);
 }
 
 /* What a plan takes. */
@@ -268,9 +269,9 @@ measure_plan(const Trainer *trainer, const PassLimits *limits, int kept)
 	memory.parameters = lora_parameters_bytes(trainer);
 	memory.activations = take_tensors(&measure, trainer, limits, kept, &tensors);
 	memory.scratch = measure.peak - memory.activations +
-		pool_bytes(pool_pages(limits->rows, limits->sequences), config->decoder.kv_heads,
-				   config->decoder.head_size) +
-		pool_bytes(pool_pages(limits->latents, limits->sequences),
+		pool_bytes(trainer, pool_pages(limits->rows, limits->sequences),
+				   config->decoder.kv_heads, config->decoder.head_size) +
+		pool_bytes(trainer, pool_pages(limits->latents, limits->sequences),
 				   config->cross_attention.heads, config->cross_attention.head_size);
 	memory.total = memory.rows + memory.pictures + memory.parameters + memory.activations +
 		memory.scratch;
@@ -348,6 +349,7 @@ train_memory_take(Trainer *trainer, size_t limit, Status *status)
 	Backend    *backend = trainer->model->backend;
 	const ModelConfig *config = &trainer->model->config;
 	const PassLimits *limits = &trainer->limits;
+	DataType	format = trainer->model->format;
 	Workspace	measure = {0};
 	PassTensors tensors = {0};
 
@@ -357,10 +359,10 @@ train_memory_take(Trainer *trainer, size_t limit, Status *status)
 	trainer->workspace.size = measure.peak;
 	if (!ops->allocate(backend, measure.peak, (void **) &trainer->workspace.base, status) ||
 		!ops->allocate(backend, trainer->memory.pictures, &trainer->latents_memory, status) ||
-		!ops->kv_create(backend, 1, pool_pages(limits->rows, limits->sequences),
+		!ops->kv_create(backend, format, 1, pool_pages(limits->rows, limits->sequences),
 						config->decoder.kv_heads, config->decoder.head_size, &trainer->cache,
 						status) ||
-		!ops->kv_create(backend, 1, pool_pages(limits->latents, limits->sequences),
+		!ops->kv_create(backend, format, 1, pool_pages(limits->latents, limits->sequences),
 						config->cross_attention.heads, config->cross_attention.head_size,
 						&trainer->media, status))
 		return false;

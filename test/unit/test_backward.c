@@ -116,6 +116,86 @@ UNIT_TEST(gradients_of_large_products)
 		}
 }
 
+/* ---- products in bf16 ---- */
+
+/* A bf16 weight made of a tensor [N, K]. */
+static Weight
+make_bf16_weight(Backend *backend, Tensor values)
+{
+	Tensor		dense = tensor_make(take((size_t) (values.rows * values.columns) * sizeof(float)),
+									TYPE_F32, values.rows, values.columns);
+	WeightPart	part = {dense.data, TYPE_F32, values.rows};
+	Weight		weight;
+	Status		status;
+
+	backend->ops->copy(backend, dense, values);
+	if (!backend->ops->weight_create(backend, &part, 1, values.columns, TYPE_BF16, &weight,
+									 &status))
+		engine_bail("weight", &status);
+	return weight;
+}
+
+/* A number as bf16 keeps it. */
+static double
+rounded(float value)
+{
+	uint16_t	half = bf16_from_f32(value);
+	float		back;
+
+	convert_to_f32(&half, TYPE_BF16, 1, &back);
+	return (double) back;
+}
+
+/* before + factor * dy W in double, both operands rounded. */
+static double *
+bf16_gradient(Tensor dx, Tensor dy, Tensor w, double factor)
+{
+	double	   *expected = doubles(dx);
+
+	for (int r = 0; r < dx.rows; r++)
+		for (int n = 0; n < w.rows; n++)
+			for (int k = 0; k < dx.columns; k++)
+				expected[r * dx.columns + k] += factor * rounded(cpu_row(dy, r)[n]) *
+					rounded(cpu_row(w, n)[k]);
+	return expected;
+}
+
+/* Rows, outputs, inputs: odd ones, and beyond one block of rows and of outputs. */
+static const int bf16_shapes[][3] = {{1, 1, 1},	  {3, 5, 7},   {7, 17, 9}, {13, 70, 33},
+									 {6, 64, 64}, {9, 33, 65}, {BACKWARD_ROW_BLOCK + 5, 40, 71},
+									 {7, 2 * BACKWARD_DEPTH + 9, 67}};
+
+/* All instruction sets, with any number of threads, give the bits of the first. */
+UNIT_TEST(gradients_of_products_in_bf16)
+{
+	for (size_t s = 0; s < sizeof(bf16_shapes) / sizeof(bf16_shapes[0]); s++)
+	{
+		Tensor		w = random_tensor(bf16_shapes[s][1], bf16_shapes[s][2]);
+		Tensor		dy = random_tensor(bf16_shapes[s][0], bf16_shapes[s][1]);
+		Tensor		before = random_tensor(bf16_shapes[s][0], bf16_shapes[s][2]);
+		Tensor		reference = {0};
+		const char *set;
+
+		FOR_EACH_INSTRUCTION_SET(set)
+			for (int threads = 1; threads <= 3; threads++)
+			{
+				Backend    *backend = open_backend(set, threads);
+				Weight		weight = make_bf16_weight(backend, w);
+				Tensor		dx = copy_tensor(before);
+
+				backend->ops->matmul_backward(backend, dx, dy, &weight, 0.5f, true);
+				if (reference.data == NULL)
+					near_doubles("dx in bf16", dx, bf16_gradient(before, dy, w, 0.5));
+				else
+					UNIT_CHECK(same_bits(reference, dx));
+				reference = dx;
+				backend->ops->weight_destroy(backend, &weight);
+				backend->ops->close(backend);
+			}
+	}
+	forget_all();
+}
+
 UNIT_TEST(a_weight_takes_new_values)
 {
 	const char *set;

@@ -40,18 +40,22 @@ UNIT_TEST(threads_change_no_bit)
 
 	FOR_EACH_INSTRUCTION_SET(set)
 	{
-		Engine		engines[3];
-		AdapterFiles files[3];
-
-		for (int i = 0; i < 3; i++)
+		for (int format = 0; format < 2; format++)
 		{
-			engines[i] = engine_open(MODEL_A, set, i + 1, 0);
-			files[i] = train_whole(&engines[i],
-								   run_trainer(&engines[i], &run, &options, &no_limit));
-			UNIT_CHECK(same_adapters(&files[0], &files[i]));
+			Engine		engines[3];
+			AdapterFiles files[3];
+
+			for (int i = 0; i < 3; i++)
+			{
+				engines[i] = engine_open_format(MODEL_A, set, i + 1, 0,
+												format == 0 ? WEIGHTS_F32 : WEIGHTS_BF16);
+				files[i] = train_whole(&engines[i],
+									   run_trainer(&engines[i], &run, &options, &no_limit));
+				UNIT_CHECK(same_adapters(&files[0], &files[i]));
+			}
+			for (int i = 0; i < 3; i++)
+				engine_close(&engines[i]);
 		}
-		for (int i = 0; i < 3; i++)
-			engine_close(&engines[i]);
 	}
 	run_close(&run);
 }
