@@ -100,13 +100,29 @@ multiply_strided(const StridedProduct *product)
 
 /* ---- transposing ---- */
 
+/* A vector as double words and as half words, and the shuffles of transposing. */
+typedef int64_t DoubleVector __attribute__((vector_size(4 * LANES)));
+typedef int16_t HalfWordVector __attribute__((vector_size(4 * LANES)));
+
+#define EXCHANGE_4(i) (i), (i) + 2, (i) + 1, (i) + 3
+#define EXCHANGE_8(i) EXCHANGE_4(i), EXCHANGE_4((i) + 4)
+#define EXCHANGE_16(i) EXCHANGE_8(i), EXCHANGE_8((i) + 8)
 #if LANES == 4
 #define INTERLEAVE_LOW ((IntVector) {0, 4, 1, 5})
 #define INTERLEAVE_HIGH ((IntVector) {2, 6, 3, 7})
+#define DOUBLE_LOW ((DoubleVector) {0, 2})
+#define DOUBLE_HIGH ((DoubleVector) {1, 3})
+#define EXCHANGE_MIDDLE ((HalfWordVector) {EXCHANGE_8(0)})
 #elif LANES == 8
 #define INTERLEAVE_LOW ((IntVector) {0, 8, 1, 9, 2, 10, 3, 11})
 #define INTERLEAVE_HIGH ((IntVector) {4, 12, 5, 13, 6, 14, 7, 15})
+#define DOUBLE_LOW ((DoubleVector) {0, 4, 1, 5})
+#define DOUBLE_HIGH ((DoubleVector) {2, 6, 3, 7})
+#define EXCHANGE_MIDDLE ((HalfWordVector) {EXCHANGE_16(0)})
 #elif LANES == 16
+#define DOUBLE_LOW ((DoubleVector) {0, 8, 1, 9, 2, 10, 3, 11})
+#define DOUBLE_HIGH ((DoubleVector) {4, 12, 5, 13, 6, 14, 7, 15})
+#define EXCHANGE_MIDDLE ((HalfWordVector) {EXCHANGE_16(0), EXCHANGE_16(16)})
 #define INTERLEAVE_LOW ((IntVector) {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23})
 #define INTERLEAVE_HIGH ((IntVector) {8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31})
 #endif
@@ -146,41 +162,49 @@ transpose_square(const float *from, size_t from_stride, float *to, size_t to_str
 }
 
 /*
- * LANES steps of LANES outputs. After turning, lanes run over steps; of two neighbouring outputs
- * the low halves are their weights for the even inputs, and the high halves for the odd ones.
+ * LANES / 2 steps of LANES outputs, in two moves. The four halves of two neighbouring words are
+ * the weights of two outputs for two inputs; exchanging the middle ones pairs them by outputs, and
+ * leaves the two inputs side by side, where they belong. What is left is to turn a square of such
+ * double words.
  */
 static inline void
 transpose_pair_square(const uint32_t *from, uint32_t *to)
 {
-	Vector		a[LANES];
+	DoubleVector a[LANES / 2];
+	DoubleVector b[LANES / 2];
 
-	UNROLL for (int i = 0; i < LANES; i++)
-		a[i] = v_load((const float *) (const void *) (from + (size_t) i * PANEL));
-	turn_square(a);
-	UNROLL for (int i = 0; i < LANES; i += 2)
+	UNROLL for (int i = 0; i < LANES / 2; i++)
 	{
-		IntVector	first = (IntVector) a[i];
-		IntVector	second = (IntVector) a[i + 1];
-		IntVector	even = (first & PAIR_EVEN) | second << 16;
-		IntVector	odd = ((first >> 16) & PAIR_EVEN) | (second & PAIR_ODD);
-		float	   *row = (float *) (void *) (to + (size_t) i / 2 * PANEL);
+		HalfWordVector halves;
 
-		v_store(row, (Vector) __builtin_shuffle(even, odd, INTERLEAVE_LOW));
-		v_store(row + LANES, (Vector) __builtin_shuffle(even, odd, INTERLEAVE_HIGH));
+		memcpy(&halves, from + (size_t) i * PANEL, sizeof(halves));
+		a[i] = (DoubleVector) __builtin_shuffle(halves, EXCHANGE_MIDDLE);
 	}
+	UNROLL for (int round = 1; round < LANES / 2; round *= 2)
+	{
+		UNROLL for (int i = 0; i < LANES / 4; i++)
+		{
+			b[2 * i] = __builtin_shuffle(a[i], a[i + LANES / 4], DOUBLE_LOW);
+			b[2 * i + 1] = __builtin_shuffle(a[i], a[i + LANES / 4], DOUBLE_HIGH);
+		}
+		UNROLL for (int i = 0; i < LANES / 2; i++)
+			a[i] = b[i];
+	}
+	UNROLL for (int i = 0; i < LANES / 2; i++)
+		memcpy(to + (size_t) i * PANEL, &a[i], sizeof(a[i]));
 }
 
 static void
 transpose_pairs(int steps, const uint32_t *from, uint32_t *to)
 {
-	uint32_t	last[LANES * PANEL];
+	uint32_t	last[LANES / 2 * PANEL];
 
-	for (int step = 0; step < PANEL / 2; step += LANES)
+	for (int step = 0; step < PANEL / 2; step += LANES / 2)
 	{
 		const uint32_t *block = from + (size_t) step * PANEL;
-		int			here = steps - step < LANES ? steps - step : LANES;
+		int			here = steps - step;
 
-		if (here < LANES)
+		if (here < LANES / 2)
 		{
 			memset(last, 0, sizeof(last));
 			if (here > 0)
