@@ -27,7 +27,7 @@ typedef struct FinetuneJob
 	RowFile		rows;
 	Trainer    *trainer;
 	FILE	   *log;
-	double		begin;			/* seconds: the first micro step */
+	double		begin;			/* seconds: the first micro step; 0: not yet */
 	double		last_line;		/* ... the last line of progress */
 } FinetuneJob;
 
@@ -132,6 +132,22 @@ show_step(FinetuneJob *job, const TrainerReport *report)
 	fprintf(stderr, ", %.0f s left%s",
 			elapsed / report->micro_step * (report->micro_steps - report->micro_step),
 			terminal && !last && !report->validated ? "\033[K" : terminal ? "\033[K\n" : "\n");
+}
+
+/* Pictures that are encoded before the first micro step, now and then. */
+static void
+show_pictures(FinetuneJob *job, const TrainerReport *report)
+{
+	double		now = seconds_now();
+
+	if (report->pictures_encoded == report->pictures)
+		job->begin = job->last_line = now;
+	else if (now - job->last_line >= PROGRESS_SECONDS)
+	{
+		job->last_line = now;
+		fprintf(stderr, "pictures: %d of %d encoded\n", report->pictures_encoded,
+				report->pictures);
+	}
 }
 
 static void
@@ -240,13 +256,14 @@ train(FinetuneJob *job, Status *status)
 	TrainerEvent event = TRAINER_WORKING;
 	TrainerReport report;
 
+	job->last_line = seconds_now();
 	while (event != TRAINER_DONE)
 	{
 		if (!trainer_step_slice(job->trainer, &event, status))
 			return false;
 		trainer_report(job->trainer, &report);
-		if (job->begin == 0 && report.pictures_encoded == report.pictures)
-			job->begin = job->last_line = seconds_now();
+		if (job->begin == 0)
+			show_pictures(job, &report);
 		if (event != TRAINER_STEPPED)
 			continue;
 		if (job->log != NULL)
