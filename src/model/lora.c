@@ -1,14 +1,10 @@
 /*
- * lora.c - low-rank adapters (Hu et al. 2021) in PEFT's files.
+ * lora.c - low-rank adapters (Hu et al. 2021); adapter_content.c reads their files.
  *
  * An adapter holds pairs A [r, K] and B [N, r] for some matrices of some layers. They
  * are applied beside the base product, y += alpha/r B(A x), for the rows of the
  * sequences that use the adapter, so requests with different adapters share a batch.
  */
-#include <errno.h>
-#include <jansson.h>
-#include <limits.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -76,40 +72,6 @@ lora_target_exists(const Model *model, int layer, LoraTarget target)
 	return target < LORA_TO_Q || model->weights.decoder.layers[layer].gated != NULL;
 }
 
-bool
-adapter_read_config(const char *directory, int *r, double *alpha, Status *status)
-{
-	static const char *const unsupported[] = {"use_rslora", "use_dora", "fan_in_fan_out"};
-	char		path[PATH_MAX];
-	json_error_t error;
-	json_t	   *root;
-	double		rank;
-
-	if (snprintf(path, sizeof(path), "%s/adapter_config.json", directory) >= (int) sizeof(path))
-		return status_set(status, STATUS_INVALID_ARGUMENT, "the adapter's path is too long");
-	root = json_load_file(path, 0, &error);
-	if (root == NULL)
-	{
-		status_set(status, STATUS_INVALID_MODEL, "could not read adapter file \"%s\"", path);
-		return status_detail(status, "%s.", error.text);
-	}
-	rank = json_number_value(json_object_get(root, "r"));
-	*alpha = json_number_value(json_object_get(root, "lora_alpha"));
-	status_clear(status);
-	if (!(rank >= 1) || rank > LORA_MAX_RANK || !isfinite(*alpha) || !(*alpha > 0))
-		status_set(status, STATUS_INVALID_MODEL,
-				   "\"r\" or \"lora_alpha\" in \"%s\" is missing or out of range", path);
-	else
-		*r = (int) rank;
-	/* variants of LoRA that would need other arithmetic */
-	for (int i = 0; i < 3; i++)
-		if (json_is_true(json_object_get(root, unsupported[i])))
-			status_set(status, STATUS_NOT_SUPPORTED, "\"%s\" in \"%s\" is not supported",
-					   unsupported[i], path);
-	json_decref(root);
-	return status_good(status);
-}
-
 void
 lora_tensor_name(int layer, LoraTarget target, bool b, char name[LORA_NAME_SIZE])
 {
@@ -152,7 +114,15 @@ lora_find_tensors(const Model *model, TensorStore *store, int layer, LoraTarget 
 	status_set(status, STATUS_INVALID_MODEL,
 			   "adapter tensors of \"model.layers.%d.%s\" do not fit the model", layer,
 			   target_paths[target]);
-	return status_detail(status, "lora_A must be [r, %d] and lora_B [%d, r].", inputs, outputs);
+	if (*a == NULL || *b == NULL)
+		return status_detail(status, "\"%s\" has no lora_%c beside it.",
+							 *a != NULL ? (*a)->stored_name : (*b)->stored_name,
+							 *a != NULL ? 'B' : 'A');
+	return status_detail(status,
+						 "lora_A must be [r, %d] and lora_B [%d, r], r at most %d; in \"%s\" they "
+						 "are [%d, %d] and [%d, %d].", inputs, outputs, LORA_MAX_RANK,
+						 (*a)->stored_name, (*a)->shape[0], (*a)->shape[1], (*b)->shape[0],
+						 (*b)->shape[1]);
 }
 
 /* The pair of one target of one layer, if the files hold it. */
@@ -179,11 +149,9 @@ load_pair(Model *model, Adapter *adapter, TensorStore *store, int layer, LoraTar
 	return true;
 }
 
-static bool
-load_pairs(Model *model, Adapter *adapter, TensorStore *store, Status *status)
+bool
+lora_load_pairs(Model *model, Adapter *adapter, TensorStore *store, Status *status)
 {
-	const StoredTensor *unused;
-
 	for (int i = 0; i < adapter->layers; i++)
 		for (int target = 0; target < LORA_TARGETS; target++)
 		{
@@ -192,7 +160,14 @@ load_pairs(Model *model, Adapter *adapter, TensorStore *store, Status *status)
 			if (!load_pair(model, adapter, store, i, (LoraTarget) target, status))
 				return false;
 		}
-	unused = tensor_store_unused(store);
+	return lora_all_used(store, status);
+}
+
+bool
+lora_all_used(const TensorStore *store, Status *status)
+{
+	const StoredTensor *unused = tensor_store_unused(store);
+
 	if (unused == NULL)
 		return true;
 	status_set(status, STATUS_INVALID_MODEL, "adapter tensor \"%s\" has no place in the model",
@@ -200,8 +175,7 @@ load_pairs(Model *model, Adapter *adapter, TensorStore *store, Status *status)
 	return status_detail(status, "The file is \"%s\".", unused->file);
 }
 
-/* An adapter without pairs. */
-static Adapter *
+Adapter *
 adapter_allocate(const Model *model, Status *status)
 {
 	Arena	   *arena = arena_create();
@@ -219,30 +193,6 @@ adapter_allocate(const Model *model, Status *status)
 	adapter->arena = arena;
 	adapter->layers = layers;
 	return adapter;
-}
-
-Adapter *
-adapter_open(Model *model, const char *directory, Status *status)
-{
-	Adapter    *adapter = adapter_allocate(model, status);
-	TensorStore *store = NULL;
-	double		alpha;
-	bool		good;
-	int			r;
-
-	if (adapter == NULL)
-		return NULL;
-	good = adapter_read_config(directory, &r, &alpha, status);
-	if (good)
-		store = tensor_store_open(directory, "adapter_model.safetensors", adapter->arena, status);
-	if (store != NULL)
-		adapter->scale = (float) (alpha / r);
-	good = store != NULL && load_pairs(model, adapter, store, status);
-	tensor_store_close(store);
-	if (good)
-		return adapter;
-	adapter_close(model, adapter);
-	return NULL;
 }
 
 /* A pair of zeros; values is a host buffer of zeros as large as either matrix. */

@@ -127,7 +127,7 @@ cache_room(const Model *model, size_t one_context, size_t *bytes, Status *status
 {
 	size_t		limit = model->options.memory_limit;
 	size_t		taken = model->weights.bytes + model->media.bytes + model->vision_scratch.bytes +
-		model->resampler_scratch.bytes + workspace_size(model);
+		model->resampler_scratch.bytes + workspace_size(model) + model->options.adapter_bytes;
 
 	*bytes = 0;
 	if (limit == 0)

@@ -60,6 +60,7 @@ typedef struct ModelOptions
 	 * leaves. 0: they get 32 whole contexts, at most 1 GB.
 	 */
 	size_t		memory_limit;
+	size_t		adapter_bytes;		/* of memory_limit, set aside for adapters */
 	/* of keys and values of pictures; 0: enough for 64 pictures, at most 512 MB */
 	size_t		media_bytes;
 	/* NULL: none; called while weights are packed */
@@ -109,6 +110,55 @@ extern void model_describe(const Model *model, ModelDescription *description);
 /* Read a PEFT directory (adapter_config.json, adapter_model.safetensors). */
 extern Adapter *adapter_open(Model *model, const char *directory, Status *status);
 extern void adapter_close(Model *model, Adapter *adapter);
+
+/* PEFT's two files in memory. */
+typedef struct AdapterContent
+{
+	const char *config;			/* adapter_config.json */
+	size_t		config_length;
+	const uint8_t *tensors;		/* adapter_model.safetensors */
+	size_t		tensors_length;
+} AdapterContent;
+
+/* What an adapter consists of. */
+typedef struct AdapterDescription
+{
+	int			rank;
+	double		alpha;
+	uint64_t	parameters;
+	unsigned	targets;		/* bits, by adapter_target_name */
+} AdapterDescription;
+
+/* SHA-256 of both files. */
+extern void adapter_content_digest(const AdapterContent *content, uint8_t digest[DIGEST_SIZE]);
+
+/*
+ * Check files against the model without bringing them to the device; may run beside the model's
+ * thread. STATUS_INVALID_MODEL or STATUS_NOT_SUPPORTED names the key of the config, or the tensor.
+ */
+extern bool adapter_check_content(const Model *model, const AdapterContent *content,
+								  AdapterDescription *description, Status *status);
+
+/* Bring the files' adapter to the device, after the same checks but that of the numbers. */
+extern Adapter *adapter_open_content(Model *model, const AdapterContent *content, Status *status);
+
+/* The name of the target of bit i of AdapterDescription.targets; NULL past the last. */
+extern const char *adapter_target_name(int i);
+
+/*
+ * What identifies an adapter: the SHA-256 of its files, or of a directory's as of a model's;
+ * zeros for NULL. Caches compare this rather than addresses, which come back.
+ */
+extern void adapter_identity(const Adapter *adapter, uint8_t digest[DIGEST_SIZE]);
+
+/* Bytes on the device. */
+extern size_t adapter_bytes(const Adapter *adapter);
+
+/*
+ * Whether encoded pictures differ with the adapter: the encoder never does, but LoRA on to_kv
+ * changes the keys and values that the gated blocks make of its latents.
+ */
+extern bool adapter_changes_pictures(const Adapter *adapter);
 
 /* ---- pictures ---- */
 

@@ -51,6 +51,7 @@ typedef LoraPair LoraLayer[LORA_TARGETS];
 struct Adapter
 {
 	Arena	   *arena;
+	uint8_t		digest[DIGEST_SIZE];	/* of its files */
 	float		scale;			/* alpha / r */
 	int			layers;
 	LoraLayer  *pairs;			/* [layers] */
@@ -317,6 +318,8 @@ extern void lora_target_shape(const ModelConfig *config, LoraTarget target, int 
 /* Does the model have this matrix in this layer? Gated blocks stand in some layers only. */
 extern bool lora_target_exists(const Model *model, int layer, LoraTarget target);
 
+/* ---- adapter_content.c ---- */
+
 /*
  * r and alpha of DIR/adapter_config.json; variants of LoRA with other arithmetic are refused
  * (STATUS_NOT_SUPPORTED).
@@ -329,6 +332,15 @@ extern bool adapter_read_config(const char *directory, int *r, double *alpha, St
  */
 extern bool lora_find_tensors(const Model *model, TensorStore *store, int layer, LoraTarget target,
 							  const StoredTensor **a, const StoredTensor **b, Status *status);
+
+/* An adapter without pairs; freed with adapter_close. */
+extern Adapter *adapter_allocate(const Model *model, Status *status);
+
+/* Bring all pairs of the files to the device. Every tensor must have a place in the model. */
+extern bool lora_load_pairs(Model *model, Adapter *adapter, TensorStore *store, Status *status);
+
+/* Fail with the name of a tensor that nobody asked for, if there is one. */
+extern bool lora_all_used(const TensorStore *store, Status *status);
 
 /*
  * An adapter on the targets (bits 1 << LoraTarget) of all layers, of zeros: to be filled with

@@ -26,6 +26,7 @@ typedef struct MappedFile
 	const char *path;
 	uint8_t    *bytes;
 	size_t		size;
+	bool		borrowed;		/* the caller's bytes, not a mapping */
 	uint64_t	header;			/* bytes of the header */
 	struct MappedFile *next;
 } MappedFile;
@@ -362,13 +363,34 @@ tensor_store_open(const char *directory, const char *single, Arena *arena, Statu
 	return NULL;
 }
 
+TensorStore *
+tensor_store_open_bytes(const void *bytes, size_t size, const char *name, Arena *arena,
+						Status *status)
+{
+	TensorStore *store = arena_take(arena, sizeof(TensorStore));
+	MappedFile *file = arena_take(arena, sizeof(MappedFile));
+
+	if (store == NULL || file == NULL)
+	{
+		status_out_of_memory(status, sizeof(TensorStore));
+		return NULL;
+	}
+	store->arena = arena;
+	store->files = file;
+	file->path = name;
+	file->bytes = (uint8_t *) bytes;	/* only read */
+	file->size = size;
+	file->borrowed = true;
+	return read_header(store, file, status) && sort_tensors(store, status) ? store : NULL;
+}
+
 void
 tensor_store_close(TensorStore *store)
 {
 	if (store == NULL)
 		return;
 	for (MappedFile *file = store->files; file != NULL; file = file->next)
-		if (file->bytes != NULL)
+		if (file->bytes != NULL && !file->borrowed)
 			munmap(file->bytes, file->size);
 	store->files = NULL;
 	store->count = 0;

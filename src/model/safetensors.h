@@ -46,6 +46,10 @@ extern TensorStore *tensor_store_open(const char *directory, const char *single,
 									  Status *status);
 extern void tensor_store_close(TensorStore *store);
 
+/* The same for one file in memory, which must outlive the store; name stands in messages. */
+extern TensorStore *tensor_store_open_bytes(const void *bytes, size_t size, const char *name,
+											Arena *arena, Status *status);
+
 /* The tensor of this name, marked as used; NULL if there is none. */
 extern StoredTensor *tensor_store_find(TensorStore *store, const char *name);
 
