@@ -32,7 +32,10 @@ typedef enum StatusCode
 	STATUS_USAGE = 13,				/* wrong command line */
 	STATUS_IO = 14,					/* a file or socket could not be read or written */
 	STATUS_INVALID_MODEL = 15,		/* a file of the model directory is missing or wrong */
-	STATUS_INVALID_TEXT = 16		/* text that is not UTF-8 */
+	STATUS_INVALID_TEXT = 16,		/* text that is not UTF-8 */
+	STATUS_INVALID_ADAPTER = 17,	/* an adapter's files are wrong, or do not fit the model */
+	STATUS_DAMAGED_ADAPTER = 18,	/* the files that came are not those that were stored */
+	STATUS_OTHER_MODEL = 19			/* the adapter was made for another model than the loaded one */
 } StatusCode;
 
 #define STATUS_MESSAGE_SIZE 512

@@ -73,6 +73,8 @@ read_request(GenerateJob *job, const CliArguments *arguments, int argc, char **a
 		!cli_read_pictures(arguments, argc, argv, &job->config.vision, arena,
 						   &job->pictures.pictures, &job->pictures.count, status))
 		return false;
+	if (job->options.adapter_name != NULL)
+		return status_set(status, STATUS_USAGE, "an adapter is given with --adapter here");
 	if (ids != NULL)
 		return cli_parse_ids(ids, job->config.decoder.vocabulary, arena, &job->ids, &job->count,
 							 status);
@@ -86,11 +88,11 @@ run_generation(GenerateJob *job, bool plain_ids, Status *status)
 	Generation *generation = &job->generation;
 
 	job->pictures.adapter = job->opened.adapter;
+	job->options.adapter = job->opened.adapter;
 	if (!generation_begin(generation, job->opened.arena, model_config(job->opened.model), job->ids,
 						  job->count, job->pictures.count > 0 ? &job->pictures : NULL,
 						  &job->options, status))
 		return false;
-	generation->adapter = job->opened.adapter;
 	/* ids are continued up to the end token, unless stop strings are asked for */
 	generation->allow_special = plain_ids && job->options.stop_count == 0;
 	generation->finished = note_finished;

@@ -22,8 +22,9 @@
 /* Larger pictures and texts go to a preparer, so that no other connection waits for them. */
 #define QUICK_PAYLOAD ((size_t) 64 * 1024)
 
-static void
-send_frame(Connection *connection, WireType type, uint64_t id, const void *payload, size_t length)
+void
+admission_send(Connection *connection, WireType type, uint64_t id, const void *payload,
+			   size_t length)
 {
 	if (!connection_send(connection, type, id, payload, length))
 		connection->closing = true;
@@ -43,7 +44,7 @@ answer(Server *server, Request *request)
 	{
 		server->done++;
 		server->latency_ns += clock_now_ns() - request->received_ns;
-		send_frame(connection, WIRE_ANSWER, request->id, request->answer.bytes,
+		admission_send(connection, WIRE_ANSWER, request->id, request->answer.bytes,
 				   request->answer.used);
 	}
 	else
@@ -53,9 +54,14 @@ answer(Server *server, Request *request)
 			status_set(&request->status, STATUS_INTERNAL, "a request ended without an answer");
 		wire_writer_begin(&writer, error, sizeof(error));
 		wire_write_status(&writer, &request->status);
-		send_frame(connection, WIRE_ERROR, request->id, writer.bytes, writer.used);
+		admission_send(connection, WIRE_ERROR, request->id, writer.bytes, writer.used);
 	}
 	server->payload_bytes -= request->payload_size;
+	if (request->adapter != NULL)
+	{
+		adapter_set_release(server->host.adapters, request->adapter);
+		request_queue_wake(&server->host.inbox);	/* somebody may wait for its room */
+	}
 	request_free(request);
 }
 
@@ -74,7 +80,7 @@ admission_greet(Server *server, Connection *connection)
 	wire_write_u32(&writer, WIRE_FIELD_WIRE_VERSION, WIRE_VERSION);
 	wire_write_bytes(&writer, WIRE_FIELD_ENGINE_VERSION, version, strlen(version));
 	wire_write_bytes(&writer, WIRE_FIELD_MODEL_DIGEST, digest, strlen(digest));
-	send_frame(connection, WIRE_HELLO, 0, writer.bytes, writer.used);
+	admission_send(connection, WIRE_HELLO, 0, writer.bytes, writer.used);
 }
 
 /* Take a request out of those at work. */
@@ -103,7 +109,7 @@ static void
 start(Server *server, Request *request)
 {
 	server->alone = request->alone;
-	send_frame(request->connection, WIRE_STARTED, request->id, NULL, 0);
+	admission_send(request->connection, WIRE_STARTED, request->id, NULL, 0);
 	server->started[server->started_count++] = request;
 	request_queue_push(&server->preparing, request);
 }
@@ -131,12 +137,39 @@ unlink_waiting(Server *server, Request **link)
 	return request;
 }
 
+/*
+ * Start the request behind *link, whose turn it is, or see to its adapter first. *link goes to the
+ * next one.
+ */
+static void
+take_turn(Server *server, Request ***link)
+{
+	Request    *request = **link;
+
+	switch (adapters_turn(server, request))
+	{
+		case ADAPTER_READY:
+			start(server, unlink_waiting(server, *link));
+			break;
+		case ADAPTER_COMING:
+			*link = &request->next;
+			break;
+		case ADAPTER_MISSING:
+			adapters_ask(server, unlink_waiting(server, *link));
+			break;
+		case ADAPTER_REFUSED:
+			answer(server, unlink_waiting(server, *link));
+			break;
+	}
+}
+
 void
 admission_advance(Server *server)
 {
 	Request   **link = &server->waiting;
 	HostState	state = atomic_load(&server->host.state);
 
+	server->impatient = false;
 	while (*link != NULL)
 	{
 		Request    *request = *link;
@@ -148,7 +181,7 @@ admission_advance(Server *server)
 			answer(server, request);
 		}
 		else if (may_start(server, request))
-			start(server, unlink_waiting(server, link));
+			take_turn(server, &link);
 		else if (state == HOST_LOADING)
 			link = &request->next;	/* somebody behind may not need the model */
 		else
@@ -181,7 +214,7 @@ answer_at_once(Server *server, Request *request)
 			metrics_answer_version(server, request);
 		else if (is_quick(server, request))
 		{
-			send_frame(request->connection, WIRE_STARTED, request->id, NULL, 0);
+			admission_send(request->connection, WIRE_STARTED, request->id, NULL, 0);
 			request_answer_without_model(request, &server->host.context);
 		}
 		else
@@ -195,7 +228,14 @@ static void
 cancel(Server *server, const Connection *connection, uint64_t id)
 {
 	Request   **link = &server->waiting;
+	Request    *needing = adapters_unlink(server, connection, id, false);
 
+	if (needing != NULL)
+	{
+		atomic_store(&needing->cancelled, true);
+		answer(server, needing);
+		return;
+	}
 	while (*link != NULL)
 	{
 		if ((*link)->connection == connection && (*link)->id == id)
@@ -213,12 +253,37 @@ cancel(Server *server, const Connection *connection, uint64_t id)
 			atomic_store(&server->started[i]->cancelled, true);
 }
 
+/* The files of an adapter came: their request has its turn next. */
+static void
+take_files(Server *server, const Connection *connection, const WireHeader *header,
+		   uint8_t *payload)
+{
+	Request    *request = adapters_take_frame(server, connection, header, payload);
+
+	if (request == NULL)
+		return;
+	if (!status_good(&request->status))
+	{
+		answer(server, request);
+		return;
+	}
+	request->next = server->waiting;
+	if (server->waiting == NULL)
+		server->waiting_end = &request->next;
+	server->waiting = request;
+}
+
 void
 admission_take_frame(Server *server, Connection *connection, const WireHeader *header,
 					 uint8_t *payload)
 {
 	Request    *request;
 
+	if (header->type == WIRE_ADAPTER)
+	{
+		take_files(server, connection, header, payload);
+		return;
+	}
 	if (header->type == WIRE_REQUEST)
 	{
 		request = request_create(header->id, payload, header->length, connection);
@@ -250,7 +315,13 @@ void
 admission_forget(Server *server, Connection *connection)
 {
 	Request   **link = &server->waiting;
+	Request    *needing;
 
+	while ((needing = adapters_unlink(server, connection, 0, true)) != NULL)
+	{
+		needing->connection = NULL;
+		answer(server, needing);
+	}
 	while (*link != NULL)
 	{
 		if ((*link)->connection == connection)
@@ -280,5 +351,5 @@ admission_report_progress(Server *server)
 	wire_writer_begin(&writer, payload, sizeof(payload));
 	wire_write_f64(&writer, WIRE_FIELD_FRACTION, atomic_load(&server->host.progress) / 1000.0);
 	for (Request *request = server->waiting; request != NULL; request = request->next)
-		send_frame(request->connection, WIRE_PROGRESS, request->id, writer.bytes, writer.used);
+		admission_send(request->connection, WIRE_PROGRESS, request->id, writer.bytes, writer.used);
 }

@@ -56,6 +56,7 @@ generation_begin(Generation *generation, Arena *arena, const ModelConfig *config
 	generation->prompt_count = prompt_count;
 	generation->pictures = pictures;
 	generation->options = options;
+	generation->adapter = options->adapter;
 	generation->eos = options->eos_token_id >= 0 ? options->eos_token_id : config->eos;
 	if (room < 1)
 	{

@@ -36,7 +36,7 @@ typedef struct PictureSet
 {
 	Picture    *pictures;
 	int			count;
-	Adapter    *adapter;
+	Adapter    *adapter;		/* NULL also for one that does not change pictures */
 	bool		has_key;		/* may be kept for others with the same key */
 	uint8_t		key[DIGEST_SIZE];	/* of who asks and of the pixels */
 	Media	   *media;			/* NULL until encoded */

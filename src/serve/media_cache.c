@@ -10,7 +10,7 @@
 typedef struct CachedMedia
 {
 	uint8_t		key[DIGEST_SIZE];
-	Adapter    *adapter;
+	uint8_t		adapter[DIGEST_SIZE];	/* its identity */
 	Media	   *media;			/* NULL: the place is free */
 	int			users;			/* requests that look at it now */
 	uint64_t	last_use;		/* turn of the last release or find */
@@ -66,11 +66,14 @@ media_cache_free(MediaCache *cache)
 bool
 media_cache_find(MediaCache *cache, PictureSet *set)
 {
+	uint8_t		adapter[DIGEST_SIZE];
+
+	adapter_identity(set->adapter, adapter);
 	for (int i = 0; set->has_key && i < cache->count; i++)
 	{
 		CachedMedia *entry = &cache->entries[i];
 
-		if (entry->media == NULL || entry->adapter != set->adapter ||
+		if (entry->media == NULL || memcmp(entry->adapter, adapter, DIGEST_SIZE) != 0 ||
 			memcmp(entry->key, set->key, DIGEST_SIZE) != 0)
 			continue;
 		entry->users++;
@@ -123,7 +126,7 @@ media_cache_keep(MediaCache *cache, PictureSet *set)
 	if (entry == NULL)
 		return;
 	memcpy(entry->key, set->key, DIGEST_SIZE);
-	entry->adapter = set->adapter;
+	adapter_identity(set->adapter, entry->adapter);
 	entry->media = set->media;
 	entry->users = 1;
 	entry->last_use = ++cache->turn;

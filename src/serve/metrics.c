@@ -7,7 +7,9 @@
  * scheduler: steps, rows_per_step (mean number of sequences that took part in a step),
  * tokens_per_step, prompt_tokens_computed (of prompts, and of labels and words that are scored),
  * prompt_tokens_reused, new_tokens, images_encoded, images_found;
- * memory (bytes): weights, cache, pictures, workspace, resident, peak_resident.
+ * adapters: adapters_held, adapters_loaded, adapters_evicted;
+ * memory (bytes): weights, cache, pictures, workspace, adapters, adapters_limit, resident,
+ * peak_resident.
  */
 #include <jansson.h>
 #include <stdio.h>
@@ -54,6 +56,8 @@ count_waiting(const Server *server)
 
 	for (const Request *request = server->waiting; request != NULL; request = request->next)
 		count++;
+	for (const Request *request = server->needing; request != NULL; request = request->next)
+		count++;
 	return count;
 }
 
@@ -90,16 +94,25 @@ scheduler_json(Server *server)
 }
 
 static json_t *
-memory_json(Server *server, bool ready)
+adapters_json(const AdapterCounters *counters)
+{
+	return json_pack("{s:i, s:I, s:I}", "adapters_held", counters->held, "adapters_loaded",
+					 (json_int_t) counters->loaded, "adapters_evicted",
+					 (json_int_t) counters->evicted);
+}
+
+static json_t *
+memory_json(Server *server, bool ready, const AdapterCounters *adapters)
 {
 	ModelDescription description = {0};
 
 	if (ready)
 		model_describe(server->host.model, &description);
 	return json_pack(
-		"{s:I, s:I, s:I, s:I, s:I, s:I}", "weights", (json_int_t) description.weight_bytes, "cache",
+		"{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "weights", (json_int_t) description.weight_bytes, "cache",
 		(json_int_t) description.cache_bytes, "pictures", (json_int_t) description.media_bytes,
-		"workspace", (json_int_t) description.workspace_bytes, "resident", process_memory("VmRSS:"),
+		"workspace", (json_int_t) description.workspace_bytes, "adapters",
+		(json_int_t) adapters->bytes, "adapters_limit", (json_int_t) adapters->limit, "resident", process_memory("VmRSS:"),
 		"peak_resident", process_memory("VmHWM:"));
 }
 
@@ -109,6 +122,7 @@ status_json(Server *server)
 	static const char *const states[] = {"loading", "ready", "failed"};
 	HostState	state = atomic_load(&server->host.state);
 	bool		ready = state == HOST_READY;
+	AdapterCounters adapters = {0};
 	json_t	   *root = json_pack("{s:s, s:s, s:s, s:i, s:f}", "version", MMGPT_VERSION, "state",
 								 states[state], "model", server->options.host.directory, "pid",
 								 (int) getpid(), "uptime_seconds",
@@ -116,6 +130,7 @@ status_json(Server *server)
 
 	if (ready)
 	{
+		adapter_set_counters(server->host.adapters, &adapters);
 		json_object_set_new(root, "weight_format",
 							json_string(data_type_name(model_format(server->host.model))));
 		json_object_set_new(root, "model_digest", json_string(model_digest(server->host.model)));
@@ -129,7 +144,8 @@ status_json(Server *server)
 		json_object_set_new(root, "failure", json_string(server->host.failure.detail));
 	json_object_set_new(root, "requests", requests_json(server));
 	json_object_set_new(root, "scheduler", scheduler_json(server));
-	json_object_set_new(root, "memory", memory_json(server, ready));
+	json_object_set_new(root, "adapters", adapters_json(&adapters));
+	json_object_set_new(root, "memory", memory_json(server, ready, &adapters));
 	return root;
 }
 

@@ -12,6 +12,10 @@
 #include "log.h"
 #include "model_text.h"
 
+/* Bytes for adapters: this without a memory limit, a part of it otherwise. */
+#define DEFAULT_ADAPTER_BYTES ((size_t) 1 << 30)
+#define ADAPTER_PART 8
+
 void
 model_host_wake_io(ModelHost *host)
 {
@@ -41,8 +45,10 @@ note_progress(void *argument, double fraction)
 static bool
 load(ModelHost *host, Status *status)
 {
+	size_t		limit = host->options.memory_limit;
+	size_t		adapters = limit == 0 ? DEFAULT_ADAPTER_BYTES : limit / ADAPTER_PART;
 	ModelOptions options = {.attend_previous = -1, .progress = note_progress, .argument = host,
-		.memory_limit = host->options.memory_limit, .weights = host->options.weights};
+		.memory_limit = limit, .adapter_bytes = adapters, .weights = host->options.weights};
 	SchedulerOptions scheduler = {0};
 
 	host->arena = arena_create();
@@ -60,6 +66,11 @@ load(ModelHost *host, Status *status)
 		!model_context_create(&host->context, model_config(host->model), host->tokenizer,
 							  host->arena, status))
 		return false;
+	host->adapters = adapter_set_create(adapters, status);
+	if (host->adapters == NULL)
+		return false;
+	host->context.model = host->model;
+	host->context.adapters = host->adapters;
 	host->scheduler = scheduler_create(host->model, host->tokenizer, &scheduler, status);
 	return host->scheduler != NULL;
 }
@@ -98,6 +109,41 @@ copy_counters(ModelHost *host)
 	pthread_mutex_unlock(&host->mutex);
 }
 
+/* Begin to compute a request. False if it has to wait until its adapter has room. */
+static bool
+begin(ModelHost *host, Request *request)
+{
+	bool		loads = request->files != NULL;
+	bool		good = request_load_adapter(request, host->adapters, host->model);
+
+	if (!good && status_good(&request->status) && !atomic_load(&request->cancelled))
+		return false;
+	if (loads)
+		model_host_wake_io(host);	/* the files' memory was given back */
+	if (good)
+		request_run(request, host->scheduler, request_done, host);
+	else
+		request_done(request, host);
+	return true;
+}
+
+/* Begin those that wait for room, in order, as far as there is room. */
+static void
+begin_held(ModelHost *host)
+{
+	while (host->held != NULL)
+	{
+		Request    *request = host->held;
+		Request    *next = request->next;
+
+		if (!begin(host, request))
+			return;
+		host->held = next;
+		if (next == NULL)
+			host->held_end = &host->held;
+	}
+}
+
 /* Step while there is work, sleep on the inbox otherwise. */
 static void
 run(ModelHost *host)
@@ -108,9 +154,15 @@ run(ModelHost *host)
 	{
 		Request    *request = request_queue_pop(&host->inbox, !busy);
 
+		begin_held(host);
 		while (request != NULL)
 		{
-			request_run(request, host->scheduler, request_done, host);
+			if (!begin(host, request))
+			{
+				request->next = NULL;
+				*host->held_end = request;
+				host->held_end = &request->next;
+			}
 			request = request_queue_pop(&host->inbox, false);
 		}
 		busy = scheduler_step(host->scheduler);
@@ -149,6 +201,7 @@ model_host_start(ModelHost *host, const ModelHostOptions *options, int wake_fd, 
 	host->wake_fd = wake_fd;
 	request_queue_begin(&host->inbox);
 	request_queue_begin(&host->outbox);
+	host->held_end = &host->held;
 	pthread_mutex_init(&host->mutex, NULL);
 	if (pthread_create(&host->thread, NULL, host_main, host) != 0)
 		return status_set(status, STATUS_OUT_OF_MEMORY, "could not start the model's thread");

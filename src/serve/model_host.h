@@ -49,7 +49,10 @@ typedef struct ModelHost
 	Model	   *model;
 	Tokenizer  *tokenizer;
 	ModelContext context;
+	AdapterSet *adapters;
 	Scheduler  *scheduler;		/* the host's thread's alone */
+	Request    *held;			/* the same: prepared, waiting for room for their adapters */
+	Request   **held_end;
 
 	_Atomic uint32_t progress;	/* of loading, in 1/1000 */
 

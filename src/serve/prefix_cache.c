@@ -17,7 +17,7 @@ typedef struct KeptSequence
 	uint64_t	owner;
 	bool		has_picture;
 	uint8_t		picture[DIGEST_SIZE];
-	Adapter    *adapter;
+	uint8_t		adapter[DIGEST_SIZE];	/* its identity */
 	int32_t    *ids;			/* [count] whose keys and values it holds; malloc'ed */
 	int			count;
 	uint64_t	last_use;
@@ -67,9 +67,11 @@ static bool
 same_asker(const KeptSequence *kept, const Generation *generation)
 {
 	const PictureSet *pictures = generation->pictures;
+	uint8_t		adapter[DIGEST_SIZE];
 
+	adapter_identity(generation->adapter, adapter);
 	if (kept->sequence == NULL || kept->owner != generation->owner ||
-		kept->adapter != generation->adapter || kept->has_picture != (pictures != NULL))
+		memcmp(kept->adapter, adapter, DIGEST_SIZE) != 0 || kept->has_picture != (pictures != NULL))
 		return false;
 	return pictures == NULL ||
 		(pictures->has_key && memcmp(kept->picture, pictures->key, DIGEST_SIZE) == 0);
@@ -205,7 +207,7 @@ prefix_cache_keep(PrefixCache *cache, Generation *generation)
 	kept->has_picture = generation->pictures != NULL;
 	if (kept->has_picture)
 		memcpy(kept->picture, generation->pictures->key, DIGEST_SIZE);
-	kept->adapter = generation->adapter;
+	adapter_identity(generation->adapter, kept->adapter);
 	kept->ids = ids;
 	kept->count = count;
 	kept->last_use = ++cache->turn;

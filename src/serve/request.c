@@ -52,6 +52,8 @@ request_create(uint64_t id, uint8_t *payload, size_t size, void *connection)
 		status_hint(&request->status,
 					"The library may be newer than the engine: run SELECT mmgpt_restart().");
 	}
+	else
+		request_read_adapter(request);
 	return request;
 }
 
@@ -60,6 +62,7 @@ request_free(Request *request)
 {
 	if (request == NULL)
 		return;
+	request_drop_files(request);
 	arena_free(request->arena);
 	free(request->payload);
 	free(request);
@@ -213,6 +216,12 @@ read_options(Request *request)
 	if (!request_options_read(json.text, json.length, false, request->arena, options,
 							  &request->status))
 		return false;
+	/* the backend looks up the name; nobody else's may pass as "no adapter" */
+	if (options->adapter_name != NULL && options->adapter_name[0] != '\0' &&
+		!request->wants_adapter)
+		return status_set(&request->status, STATUS_PROTOCOL,
+						  "a request names adapter \"%.64s\" without its digest",
+						  options->adapter_name);
 	if (!options->logprobs || request->kind == WIRE_KIND_CHAT_TURN)
 		return true;
 	status_set(&request->status, STATUS_INVALID_ARGUMENT,
@@ -367,6 +376,8 @@ request_answer_without_model(Request *request, const ModelContext *context)
 		describe_image(request);
 	else if (request->kind == WIRE_KIND_TOKEN_COUNT)
 		count_tokens(request, context);
+	else if (request->kind == WIRE_KIND_ADAPTER_CHECK)
+		request_check_adapter(request, context);
 	else
 		return false;
 	return true;

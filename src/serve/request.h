@@ -15,6 +15,7 @@
 
 #include <stdatomic.h>
 
+#include "adapter_set.h"
 #include "generation.h"
 #include "image.h"
 #include "prompt_template.h"
@@ -26,6 +27,8 @@
 /* What requests need of an open model; made once, read by all threads. */
 typedef struct ModelContext
 {
+	const Model *model;			/* for what changes nothing in it */
+	AdapterSet *adapters;
 	const ModelConfig *config;
 	const Tokenizer *tokenizer;
 	PromptTemplate prompt_template;
@@ -52,6 +55,17 @@ struct Request
 	uint64_t	owner;			/* database and role; never 0 for a backend's request */
 	atomic_bool cancelled;
 	uint64_t	received_ns;
+
+	/* its adapter */
+	bool		wants_adapter;
+	AdapterKey	adapter_key;
+	Adapter    *adapter;		/* taken from the set; NULL until then */
+	uint64_t	asked_ns;		/* when NEED was sent; 0: it was not */
+	bool		brings_adapter;	/* the files came */
+	uint8_t    *files;			/* payload of ADAPTER, malloc'ed; NULL: none, or dropped */
+	size_t		files_size;
+	atomic_size_t *files_counter;	/* bytes of all requests' files; this one's are in it */
+	AdapterContent content;		/* the files in it */
 
 	/* prepared */
 	RequestOptions options;
@@ -102,6 +116,41 @@ extern bool request_prepare(Request *request, const ModelContext *context);
  */
 extern void request_run(Request *request, Scheduler *scheduler,
 						void (*done)(Request *request, void *argument), void *argument);
+
+/* ---- request_adapter.c ---- */
+
+/* Bytes of an adapter's name in a message. */
+#define REQUEST_NAME_SIZE 96
+
+/* Read the fields of an adapter, if there is one. False with request->status set. */
+extern bool request_read_adapter(Request *request);
+
+/* Whether the adapter is for the model with this digest; false with request->status set. */
+extern bool request_fits_model(Request *request, const char *digest);
+
+/*
+ * Take over the payload of ADAPTER, whose bytes are in the counter already. False with
+ * request->status set; the request has it in any case.
+ */
+extern bool request_take_files(Request *request, uint8_t *payload, size_t size,
+							   atomic_size_t *counter);
+
+/* Free the files, which are not needed any more. */
+extern void request_drop_files(Request *request);
+
+/* Whether the files are those that were asked for. False with request->status set. */
+extern bool request_verify_files(Request *request);
+
+/*
+ * Load the adapter, if it was not taken before, for all that the request generates. False with
+ * request->status set; or with a good one, where others that are in use have to go first.
+ */
+extern bool request_load_adapter(Request *request, AdapterSet *set, Model *model);
+
+/* Answer an ADAPTER_CHECK. */
+extern void request_check_adapter(Request *request, const ModelContext *context);
+
+/* ---- request.c ---- */
 
 /*
  * Begin an answer with room for size bytes of payload; false: out of memory, and the status says

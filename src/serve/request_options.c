@@ -107,14 +107,6 @@ read_seed(OptionReader *reader)
 }
 
 static bool
-not_supported(OptionReader *reader)
-{
-	status_set(reader->status, STATUS_NOT_SUPPORTED,
-			   "option \"%s\" is not supported yet with this value", reader->key);
-	return status_hint(reader->status, "Leave it out.");
-}
-
-static bool
 read_num_beams(OptionReader *reader)
 {
 	return read_integer(reader, 1, OPTIONS_MAX_BEAMS, "an integer between 1 and 16",
@@ -196,7 +188,12 @@ read_logprobs(OptionReader *reader)
 static bool
 read_adapter(OptionReader *reader)
 {
-	return json_is_null(reader->value) || not_supported(reader);
+	reader->options->adapter_name = "";
+	if (json_is_null(reader->value))
+		return true;
+	if (!json_is_string(reader->value))
+		return out_of_range(reader, "the name of an adapter, or null");
+	return copy_text(reader, reader->value, &reader->options->adapter_name);
 }
 
 static bool

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "arena.h"
+#include "model.h"
 #include "status.h"
 
 /* Stop strings of one call, at most. */
@@ -46,6 +47,8 @@ typedef struct RequestOptions
 	const char *stops[OPTIONS_MAX_STOPS];	/* the answer ends before the first of these */
 	int			stop_count;
 	int			eos_token_id;	/* -1: the model's; command line only */
+	const char *adapter_name;	/* NULL: the option is not there; empty: no adapter */
+	Adapter    *adapter;		/* what the caller found for it; NULL: none */
 	FaultKind	fault;
 } RequestOptions;
 
@@ -55,8 +58,7 @@ extern void request_options_defaults(RequestOptions *options);
 /*
  * Override options by a JSON object; texts are copied to the arena. length 0: nothing.
  * STATUS_INVALID_ARGUMENT names an unknown key, or the key, value and range of a
- * wrong one; STATUS_INVALID_JSON when it is not a JSON object; STATUS_NOT_SUPPORTED for keys
- * that this version can't honour.
+ * wrong one; STATUS_INVALID_JSON when it is not a JSON object.
  */
 extern bool request_options_read(const char *json, size_t length, bool command_line, Arena *arena,
 								 RequestOptions *options, Status *status);

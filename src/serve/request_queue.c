@@ -11,6 +11,7 @@ request_queue_begin(RequestQueue *queue)
 	queue->first = NULL;
 	queue->end = &queue->first;
 	queue->closed = false;
+	queue->woken = false;
 }
 
 void
@@ -30,8 +31,9 @@ request_queue_pop(RequestQueue *queue, bool wait)
 	Request    *request;
 
 	pthread_mutex_lock(&queue->mutex);
-	while (wait && queue->first == NULL && !queue->closed)
+	while (wait && queue->first == NULL && !queue->closed && !queue->woken)
 		pthread_cond_wait(&queue->filled, &queue->mutex);
+	queue->woken = false;
 	request = queue->closed ? NULL : queue->first;
 	if (request != NULL)
 	{
@@ -41,6 +43,15 @@ request_queue_pop(RequestQueue *queue, bool wait)
 	}
 	pthread_mutex_unlock(&queue->mutex);
 	return request;
+}
+
+void
+request_queue_wake(RequestQueue *queue)
+{
+	pthread_mutex_lock(&queue->mutex);
+	queue->woken = true;
+	pthread_cond_signal(&queue->filled);
+	pthread_mutex_unlock(&queue->mutex);
 }
 
 void

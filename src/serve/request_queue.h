@@ -16,12 +16,16 @@ typedef struct RequestQueue
 	Request    *first;
 	Request   **end;
 	bool		closed;			/* nobody waits any more */
+	bool		woken;			/* whoever waits shall look at other things */
 } RequestQueue;
 
 extern void request_queue_begin(RequestQueue *queue);
 extern void request_queue_push(RequestQueue *queue, Request *request);
 
-/* The oldest request; NULL when there is none (wait false) or the queue was closed. */
+/* Let whoever waits for a request, or does so next, go on without one. */
+extern void request_queue_wake(RequestQueue *queue);
+
+/* The oldest request; NULL when there is none (wait false), or the queue was woken or closed. */
 extern Request *request_queue_pop(RequestQueue *queue, bool wait);
 
 /* Wake everybody who waits; they get NULL from now on. */

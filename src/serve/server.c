@@ -132,7 +132,7 @@ prepare_requests(void *argument)
 		if (request == NULL)
 			return NULL;
 		good = !request_answer_without_model(request, &server->host.context) &&
-			request_prepare(request, &server->host.context);
+			request_prepare(request, &server->host.context) && request_verify_files(request);
 		request_queue_push(good ? &server->host.inbox : &server->host.outbox, request);
 		if (!good)
 			model_host_wake_io(&server->host);
@@ -246,13 +246,24 @@ accept_connections(Server *server)
 	}
 }
 
-/* A payload may be read when there is room for it, or when it would be the only one. */
+/* Whether the payload of a header may be read: there is room for it, or it would be the only one. */
+static bool
+payload_fits(Server *server, const Connection *connection)
+{
+	bool		files = connection->header.type == WIRE_ADAPTER;
+	size_t		taken = files ? atomic_load(&server->file_bytes) : server->payload_bytes;
+
+	return taken == 0 ||
+		taken + connection->header.length <= (files ? FILE_BUDGET : PAYLOAD_BUDGET);
+}
+
+/* Take memory for the payload of a header that was read. */
 static bool
 allow_payload(Server *server, Connection *connection)
 {
 	size_t		length = connection->header.length;
 
-	if (server->payload_bytes > 0 && server->payload_bytes + length > PAYLOAD_BUDGET)
+	if (!payload_fits(server, connection))
 	{
 		connection->paused = true;
 		server->any_paused = true;
@@ -264,7 +275,10 @@ allow_payload(Server *server, Connection *connection)
 		connection->closing = true;
 		return false;
 	}
-	server->payload_bytes += length;
+	if (connection->header.type == WIRE_ADAPTER)
+		atomic_fetch_add(&server->file_bytes, length);
+	else
+		server->payload_bytes += length;
 	return true;
 }
 
@@ -299,7 +313,9 @@ static void
 close_connection(Server *server, Connection *connection)
 {
 	admission_forget(server, connection);
-	if (connection->payload != NULL)
+	if (connection->payload != NULL && connection->header.type == WIRE_ADAPTER)
+		atomic_fetch_sub(&server->file_bytes, connection->header.length);
+	else if (connection->payload != NULL)
 		server->payload_bytes -= connection->header.length;
 	if (connection->previous != NULL)
 		connection->previous->next = connection->next;
@@ -325,30 +341,34 @@ update_events(Server *server, Connection *connection)
 	connection->events = events;
 }
 
-/* Whether connections that wait for memory may go on. */
+/* Whether a connection that waits for memory may go on. */
 static bool
-may_resume(const Server *server)
+may_resume(Server *server)
 {
-	return server->any_paused && server->payload_bytes < PAYLOAD_BUDGET / 2;
+	Connection *connection = server->any_paused ? server->connections : NULL;
+
+	while (connection != NULL && !(connection->paused && payload_fits(server, connection)))
+		connection = connection->next;
+	return connection != NULL;
 }
 
 /* At the end of a turn: resume those that waited for memory, close what is over. */
 static void
 tidy_connections(Server *server)
 {
-	bool		resume = may_resume(server);
+	bool		resume = server->any_paused;
 	Connection *next;
 
-	if (resume)
-		server->any_paused = false;
+	server->any_paused = false;
 	for (Connection *connection = server->connections; connection != NULL; connection = next)
 	{
 		next = connection->next;
-		if (resume && connection->paused)
+		if (resume && connection->paused && payload_fits(server, connection))
 		{
 			connection->paused = false;
 			read_connection(server, connection);
 		}
+		server->any_paused = server->any_paused || connection->paused;
 		if (connection->closing)
 			close_connection(server, connection);
 		else
@@ -421,7 +441,7 @@ loop(Server *server)
 	while (!server->stop && !terminated)
 	{
 		bool		loading = atomic_load(&server->host.state) == HOST_LOADING;
-		int			timeout = loading ? PROGRESS_MILLISECONDS : -1;
+		int			timeout = loading || server->impatient ? PROGRESS_MILLISECONDS : -1;
 		int			count = wait_for_events(server, events,
 											resumed || may_resume(server) ? 0 : timeout);
 

@@ -14,6 +14,11 @@
 #define MAX_STARTED 64
 /* Payloads held in memory at once; connections wait with theirs until it is less. */
 #define PAYLOAD_BUDGET ((size_t) 512 * 1024 * 1024)
+/*
+ * The same for files of adapters. A budget of their own, or requests that fill the other one while
+ * they wait for their adapters would wait for ever.
+ */
+#define FILE_BUDGET ((size_t) 256 * 1024 * 1024)
 
 typedef struct Server
 {
@@ -25,10 +30,13 @@ typedef struct Server
 	bool		full;			/* no descriptors left: nobody is accepted until somebody goes */
 	Connection *connections;
 	size_t		payload_bytes;	/* of all requests and frames being read */
+	atomic_size_t file_bytes;	/* of adapters' files, read or being read */
 	bool		any_paused;
 
 	Request    *waiting;		/* in order of arrival, not started */
 	Request   **waiting_end;
+	Request    *needing;		/* asked for their adapters */
+	bool		impatient;		/* a waiting request counts on what another one will bring */
 	Request   **started;		/* [MAX_STARTED]: at work on another thread */
 	int			started_count;
 	bool		alone;			/* the one started request runs alone */
@@ -63,6 +71,37 @@ extern void admission_report_progress(Server *server);
 
 /* The hello frame of a new connection. */
 extern void admission_greet(Server *server, Connection *connection);
+
+/* Send a frame; a connection that is broken is closed at the end of the turn. */
+extern void admission_send(Connection *connection, WireType type, uint64_t id,
+						   const void *payload, size_t length);
+
+/* ---- admission_adapters.c ---- */
+
+typedef enum AdapterTurn
+{
+	ADAPTER_READY,				/* the request may start: taken, brought, or none is wanted */
+	ADAPTER_COMING,				/* another request brings it */
+	ADAPTER_MISSING,			/* it has to be asked for */
+	ADAPTER_REFUSED				/* never; see the request's status */
+} AdapterTurn;
+
+/* What a request whose turn it is needs first. */
+extern AdapterTurn adapters_turn(Server *server, Request *request);
+
+/* Ask for the adapter of a request that is in no list, and keep it among those that need one. */
+extern void adapters_ask(Server *server, Request *request);
+
+/* Take a request out of those that need an adapter: this one, or any of the connection's. */
+extern Request *adapters_unlink(Server *server, const Connection *connection, uint64_t id,
+								bool any);
+
+/*
+ * An adapter's files arrived. Returns the request that they are for, which is in no list now; NULL
+ * if nobody wants them any more.
+ */
+extern Request *adapters_take_frame(Server *server, const Connection *connection,
+									const WireHeader *header, uint8_t *payload);
 
 /* ---- metrics.c ---- */
 

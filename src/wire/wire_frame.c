@@ -19,6 +19,6 @@ wire_header_read(const uint8_t *bytes, WireHeader *header)
 	memcpy(&header->length, bytes, 4);
 	memcpy(&header->type, bytes + 4, 4);
 	memcpy(&header->id, bytes + 8, 8);
-	return header->type >= WIRE_HELLO && header->type <= WIRE_ERROR &&
+	return header->type >= WIRE_HELLO && header->type <= WIRE_TYPE_LAST &&
 		header->length <= WIRE_MAX_PAYLOAD;
 }

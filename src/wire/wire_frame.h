@@ -12,6 +12,8 @@
  *	engine  -> HELLO						once, when the connection is accepted
  *	backend -> REQUEST(id)
  *	engine  -> PROGRESS(id)...				while a model is loading
+ *	engine  -> NEED(id)						at most once: the engine lacks the request's adapter
+ *	backend -> ADAPTER(id)					the answer to NEED: the adapter's files
  *	engine  -> STARTED(id)					before anything in the request is worked on
  *	engine  -> ANSWER(id) | ERROR(id)		the last frame of a request
  *	backend -> CANCEL(id)					any time; the answer, if one comes, is dropped
@@ -29,7 +31,7 @@
 #include <stdint.h>
 
 /* Raised with every change of frames, messages or fields. */
-#define WIRE_VERSION 1
+#define WIRE_VERSION 2
 
 #define WIRE_HEADER_SIZE 16
 
@@ -46,7 +48,11 @@ typedef enum WireType
 	WIRE_STARTED = 4,
 	WIRE_PROGRESS = 5,
 	WIRE_ANSWER = 6,
-	WIRE_ERROR = 7
+	WIRE_ERROR = 7,
+	WIRE_NEED = 8,
+	WIRE_ADAPTER = 9,
+
+	WIRE_TYPE_LAST = 9
 } WireType;
 
 typedef struct WireHeader

@@ -4,8 +4,8 @@
  * A payload is a sequence of fields, each a tag (u32), a length in bytes (u32)
  * and that many bytes. A field stands at most once; unknown tags are skipped.
  * Text is UTF-8 without a NUL. A list of texts is, for each, its length in bytes (u32)
- * and the bytes. The image of a request is its last field, so that
- * a backend can send it straight from where it lies.
+ * and the bytes. The image of a request is its last field, so that a backend can send it
+ * straight from where it lies; so are the tensors of an adapter.
  *
  * Writers fill a buffer of the caller's and readers point into one: nothing
  * here allocates, so the same file serves palloc on one side and the arena on
@@ -35,8 +35,10 @@ typedef enum WireKind
 	WIRE_KIND_VERSION = 10,		/* -> TEXT; answered even without a model */
 	WIRE_KIND_CLASSIFY = 11,	/* IMAGE, LABELS -> INTEGER, the place of the label, from 0 */
 	WIRE_KIND_CLASSIFY_MULTI = 12,	/* the same -> PLACES */
+	/* ADAPTER_CONFIG, ADAPTER_TENSORS -> JSON, what the adapter is; fails where it does not fit */
+	WIRE_KIND_ADAPTER_CHECK = 13,
 
-	WIRE_KIND_LAST = 12
+	WIRE_KIND_LAST = 13
 } WireKind;
 
 typedef enum WireField
@@ -60,6 +62,15 @@ typedef enum WireField
 	WIRE_FIELD_SEED = 14,		/* i64; absent: derived from the request */
 	WIRE_FIELD_NUM_BEAMS = 15,	/* u32 */
 	WIRE_FIELD_LABELS = 16,		/* list of texts, what a picture may be classified as */
+
+	/* of a request with an adapter */
+	WIRE_FIELD_ADAPTER = 24,	/* text, 64 hexadecimal digits: the digest; absent: no adapter */
+	WIRE_FIELD_ADAPTER_NAME = 25,	/* text, for messages */
+	WIRE_FIELD_ADAPTER_MODEL = 26,	/* text, 64 hexadecimal digits: the model it is for */
+
+	/* the files of an adapter: payload of ADAPTER, and of a request to check one */
+	WIRE_FIELD_ADAPTER_CONFIG = 28,	/* JSON text */
+	WIRE_FIELD_ADAPTER_TENSORS = 29,	/* bytes of a safetensors file; the last field */
 
 	/* of an answer */
 	WIRE_FIELD_TEXT = 32,		/* text */

@@ -89,15 +89,28 @@ UNIT_TEST(wrong_options_are_named)
 	check_refused("{\"stop\": [\"\"]}", STATUS_INVALID_ARGUMENT, "\"stop\"");
 	check_refused("{\"logprobs\": 1}", STATUS_INVALID_ARGUMENT, "true or false");
 	check_refused("{\"threshold\": 2}", STATUS_INVALID_ARGUMENT, "between 0 and 1");
+	check_refused("{\"num_beams\": 17}", STATUS_INVALID_ARGUMENT, "num_beams");
+	check_refused("{\"no_repeat_ngram_size\": -1}", STATUS_INVALID_ARGUMENT, "no_repeat_ngram_size");
+	check_refused("{\"adapter\": 5}", STATUS_INVALID_ARGUMENT, "name of an adapter, or null, not 5");
 	check_refused("{\"eos_token_id\": 5}", STATUS_INVALID_ARGUMENT,
 				  "unknown option \"eos_token_id\"");
 }
 
-UNIT_TEST(options_not_yet_supported_say_so)
+UNIT_TEST(an_adapter_is_a_name_or_none)
 {
-	check_refused("{\"num_beams\": 17}", STATUS_INVALID_ARGUMENT, "num_beams");
-	check_refused("{\"no_repeat_ngram_size\": -1}", STATUS_INVALID_ARGUMENT, "no_repeat_ngram_size");
-	check_refused("{\"adapter\": \"support\"}", STATUS_NOT_SUPPORTED, "adapter");
+	RequestOptions options;
+	Status		status;
+	Arena	   *arena;
+
+	UNIT_CHECK(read_options("{}", false, &arena, &options, &status));
+	UNIT_CHECK(options.adapter_name == NULL);
+	arena_free(arena);
+	UNIT_CHECK(read_options("{\"adapter\": \"support\"}", false, &arena, &options, &status));
+	UNIT_EQUAL_TEXT(options.adapter_name, "support");
+	arena_free(arena);
+	UNIT_CHECK(read_options("{\"adapter\": null}", false, &arena, &options, &status));
+	UNIT_EQUAL_TEXT(options.adapter_name, "");
+	arena_free(arena);
 }
 
 UNIT_TEST(options_that_are_no_object_are_refused)
