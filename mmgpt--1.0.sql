@@ -106,6 +106,144 @@ LANGUAGE C STABLE PARALLEL SAFE COST 100;
 COMMENT ON FUNCTION mmgpt_token_count(text) IS
 'How many tokens a text has as the model reads it, as plain text and without the mark of the beginning.';
 
+-- adapters
+--
+-- An adapter is a row of mmgpt_adapter and its safetensors file in pieces, which keeps
+-- every value far below the limit of a field, also in a dump. Everybody may read the
+-- tables, and row-level security leaves the rows that they may use; only the functions
+-- below write. Owners and roles are regrole, which a dump writes as names.
+
+CREATE TABLE mmgpt_adapter (
+	id bigserial PRIMARY KEY,
+	name text NOT NULL UNIQUE CHECK (octet_length(name) BETWEEN 1 AND 63),
+	owner regrole NOT NULL,
+	shared_with regrole[] NOT NULL DEFAULT '{}',
+	created timestamptz NOT NULL DEFAULT now(),
+	digest text NOT NULL,
+	base_model text NOT NULL,
+	bytes bigint NOT NULL,
+	parameters bigint NOT NULL,
+	rank integer NOT NULL,
+	alpha double precision NOT NULL,
+	targets text[] NOT NULL,
+	config jsonb NOT NULL
+);
+
+COMMENT ON TABLE mmgpt_adapter IS
+'LoRA adapters: what mmgpt_adapters shows, and the adapter_config.json of each. Written by the functions mmgpt_adapter_... only.';
+COMMENT ON COLUMN mmgpt_adapter.id IS 'Key of mmgpt_adapter_piece.';
+COMMENT ON COLUMN mmgpt_adapter.name IS 'Unique in the database; 1 to 63 bytes.';
+COMMENT ON COLUMN mmgpt_adapter.owner IS 'May use, share, rename and drop the adapter.';
+COMMENT ON COLUMN mmgpt_adapter.shared_with IS 'Roles that may use it beside the owner; - is everybody.';
+COMMENT ON COLUMN mmgpt_adapter.created IS 'When it was imported, or replaced.';
+COMMENT ON COLUMN mmgpt_adapter.digest IS 'SHA-256 of both of its files, in hexadecimal.';
+COMMENT ON COLUMN mmgpt_adapter.base_model IS 'Digest of the model that it was checked against, as in mmgpt_status().';
+COMMENT ON COLUMN mmgpt_adapter.bytes IS 'Size of its safetensors file.';
+COMMENT ON COLUMN mmgpt_adapter.parameters IS 'Numbers in all of its matrices.';
+COMMENT ON COLUMN mmgpt_adapter.rank IS 'r: inner size of each pair of matrices.';
+COMMENT ON COLUMN mmgpt_adapter.alpha IS 'lora_alpha: the product of a pair counts alpha / r times.';
+COMMENT ON COLUMN mmgpt_adapter.targets IS 'Matrices of the model that it changes.';
+COMMENT ON COLUMN mmgpt_adapter.config IS 'adapter_config.json.';
+
+CREATE TABLE mmgpt_adapter_piece (
+	adapter bigint NOT NULL REFERENCES mmgpt_adapter ON DELETE CASCADE,
+	number integer NOT NULL,
+	bytes bytea NOT NULL,
+	PRIMARY KEY (adapter, number)
+);
+-- numbers that were trained do not compress
+ALTER TABLE mmgpt_adapter_piece ALTER bytes SET STORAGE EXTERNAL;
+
+COMMENT ON TABLE mmgpt_adapter_piece IS
+'The adapter_model.safetensors of each adapter in pieces of 1 MB.';
+COMMENT ON COLUMN mmgpt_adapter_piece.adapter IS 'mmgpt_adapter.id.';
+COMMENT ON COLUMN mmgpt_adapter_piece.number IS 'Place in the file, from 0.';
+COMMENT ON COLUMN mmgpt_adapter_piece.bytes IS 'The piece; all but the last have 1 MB.';
+
+ALTER TABLE mmgpt_adapter ENABLE ROW LEVEL SECURITY;
+ALTER TABLE mmgpt_adapter_piece ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY usable ON mmgpt_adapter FOR SELECT
+USING (pg_has_role(owner, 'USAGE') OR
+	   EXISTS (SELECT FROM unnest(shared_with) AS r(role) WHERE role = 0 OR pg_has_role(role, 'USAGE')));
+COMMENT ON POLICY usable ON mmgpt_adapter IS 'Owners, and roles that it is shared with.';
+
+CREATE POLICY usable ON mmgpt_adapter_piece FOR SELECT
+USING (EXISTS (SELECT FROM mmgpt_adapter a WHERE a.id = adapter));
+COMMENT ON POLICY usable ON mmgpt_adapter_piece IS 'Whoever may use the adapter.';
+
+-- The condition again, because the view reads the table with its owner's rights
+-- (security_invoker came with PostgreSQL 15).
+CREATE VIEW mmgpt_adapters WITH (security_barrier) AS
+SELECT name, owner, shared_with, created, digest, base_model, bytes, parameters, rank, alpha, targets
+FROM mmgpt_adapter
+WHERE pg_has_role(owner, 'USAGE') OR
+	  EXISTS (SELECT FROM unnest(shared_with) AS r(role) WHERE role = 0 OR pg_has_role(role, 'USAGE'));
+
+COMMENT ON VIEW mmgpt_adapters IS
+'The LoRA adapters that you may use: their own names for mmgpt.adapter and the option "adapter".';
+
+GRANT SELECT ON mmgpt_adapter, mmgpt_adapter_piece, mmgpt_adapters TO PUBLIC;
+
+SELECT pg_extension_config_dump('mmgpt_adapter', '');
+SELECT pg_extension_config_dump('mmgpt_adapter_piece', '');
+SELECT pg_extension_config_dump('mmgpt_adapter_id_seq', '');
+
+CREATE FUNCTION mmgpt_adapter_import(name text, tensors bytea, config jsonb, replace boolean DEFAULT false)
+RETURNS text
+AS 'MODULE_PATHNAME', 'mmgpt_adapter_import'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION mmgpt_adapter_import(text, bytea, jsonb, boolean) IS
+'Stores an adapter of PEFT: the bytes of its adapter_model.safetensors and its adapter_config.json. The engine checks that every tensor has a place in the loaded model. You become its owner; replace: an adapter of that name, which must be yours, gets these files and keeps owner and grants. Returns the digest of the files. Errors: 22P03 wrong files or tensors that do not fit the model, 0A000 a variant of LoRA that is not supported, 42710 the name is taken, 42602 no valid name, 55000 no model is loaded.';
+
+CREATE FUNCTION mmgpt_adapter_export(name text, OUT tensors bytea, OUT config jsonb)
+AS 'MODULE_PATHNAME', 'mmgpt_adapter_export'
+LANGUAGE C STABLE PARALLEL SAFE;
+
+COMMENT ON FUNCTION mmgpt_adapter_export(text) IS
+'The files of an adapter as PEFT reads them: adapter_model.safetensors, byte by byte as it was imported, and adapter_config.json. Errors: 42704 no such adapter, 42501 you may not use it, 54000 larger than a value can be (read mmgpt_adapter_piece instead), XX001 damaged.';
+
+CREATE FUNCTION mmgpt_adapter_drop(name text, if_exists boolean DEFAULT false)
+RETURNS void
+AS 'MODULE_PATHNAME', 'mmgpt_adapter_drop'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION mmgpt_adapter_drop(text, boolean) IS
+'Removes an adapter of yours; if_exists: one that is not there is a notice. Errors: 42704 no such adapter, 42501 not yours.';
+
+CREATE FUNCTION mmgpt_adapter_rename(name text, new_name text)
+RETURNS void
+AS 'MODULE_PATHNAME', 'mmgpt_adapter_rename'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION mmgpt_adapter_rename(text, text) IS
+'Gives an adapter of yours another name. Errors: 42704 no such adapter, 42501 not yours, 42710 the name is taken, 42602 no valid name.';
+
+CREATE FUNCTION mmgpt_adapter_grant(name text, role name)
+RETURNS void
+AS 'MODULE_PATHNAME', 'mmgpt_adapter_grant'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION mmgpt_adapter_grant(text, name) IS
+'Lets a role and its members, or public, use and export an adapter of yours. Errors: 42704 no such adapter or role, 42501 not yours.';
+
+CREATE FUNCTION mmgpt_adapter_revoke(name text, role name)
+RETURNS void
+AS 'MODULE_PATHNAME', 'mmgpt_adapter_revoke'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION mmgpt_adapter_revoke(text, name) IS
+'Takes back what mmgpt_adapter_grant gave to a role, or to public. Errors as of mmgpt_adapter_grant.';
+
+CREATE FUNCTION mmgpt_adapter_set_owner(name text, role name)
+RETURNS void
+AS 'MODULE_PATHNAME', 'mmgpt_adapter_set_owner'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION mmgpt_adapter_set_owner(text, name) IS
+'Gives an adapter of yours to a role that you are a member of; a superuser may give any to anybody. Errors: 42704 no such adapter or role, 42501 not yours, or not a member.';
+
 -- the engine
 
 CREATE FUNCTION mmgpt_status()

@@ -9,6 +9,7 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 
+#include "adapter_table.h"
 #include "arguments.h"
 #include "pg_compat.h"
 #include "settings.h"
@@ -52,17 +53,23 @@ request_begin(EngineRequest *request, WireKind kind)
 	wire_write_u32(&request->writer, WIRE_FIELD_ROLE, GetUserId());
 }
 
+/* Convert a text in the database's encoding; length goes to that of the result. */
+static char *
+convert_to_utf8(char *characters, size_t *length)
+{
+	char	   *utf8 = pg_server_to_any(characters, (int) *length, PG_UTF8);
+
+	if (utf8 != characters)
+		*length = strlen(utf8);
+	return utf8;
+}
+
 /* A text in UTF-8; counts its bytes, and updates length. */
 static char *
 count_and_convert(EngineRequest *request, char *characters, size_t *length)
 {
-	char	   *utf8;
-
 	count_content(request, *length);
-	utf8 = pg_server_to_any(characters, (int) *length, PG_UTF8);
-	if (utf8 != characters)
-		*length = strlen(utf8);
-	return utf8;
+	return convert_to_utf8(characters, length);
 }
 
 /* Add a text in the database's encoding. */
@@ -111,6 +118,48 @@ request_add_json(EngineRequest *request, WireField field, Jsonb *value)
 	add_characters(request, field, json.data, (size_t) json.len);
 }
 
+/*
+ * The name of the adapter to use: the option's, where it is there, and otherwise the setting's;
+ * NULL: none. An option of a wrong type is left to the engine, which names it.
+ */
+static char *
+adapter_name(Jsonb *options, bool *of_setting)
+{
+	JsonbValue	value;
+
+	*of_setting = false;
+	if (options != NULL && JB_ROOT_IS_OBJECT(options) &&
+		getKeyJsonValueFromContainer(&options->root, "adapter", strlen("adapter"), &value) != NULL)
+		return value.type == jbvString && value.val.string.len > 0 ?
+			pnstrdup(value.val.string.val, value.val.string.len) : NULL;
+	*of_setting = true;
+	return setting_adapter[0] != '\0' ? setting_adapter : NULL;
+}
+
+/* Add the adapter that the session or the call chose. */
+static void
+add_adapter(EngineRequest *request, Jsonb *options)
+{
+	bool		of_setting;
+	char	   *name = adapter_name(options, &of_setting);
+	AdapterRow *row;
+	size_t		length;
+	char	   *utf8;
+
+	if (name == NULL)
+		return;
+	row = palloc(sizeof(AdapterRow));
+	adapter_find(name, of_setting ? "It is the value of the setting mmgpt.adapter." : NULL, row);
+	length = strlen(name);
+	utf8 = convert_to_utf8(name, &length);
+	reserve(request, length);
+	wire_write_bytes(&request->writer, WIRE_FIELD_ADAPTER, row->digest, strlen(row->digest));
+	wire_write_bytes(&request->writer, WIRE_FIELD_ADAPTER_MODEL, row->base_model,
+					 strlen(row->base_model));
+	wire_write_bytes(&request->writer, WIRE_FIELD_ADAPTER_NAME, utf8, length);
+	request->adapter = row;
+}
+
 void
 request_add_options(EngineRequest *request, Jsonb *options)
 {
@@ -128,6 +177,29 @@ request_add_options(EngineRequest *request, Jsonb *options)
 		wire_write_i64(writer, WIRE_FIELD_SEED, seed);
 	if (options != NULL)
 		request_add_json(request, WIRE_FIELD_OPTIONS, options);
+	add_adapter(request, options);
+}
+
+char *
+adapter_config_text(Jsonb *config, size_t *length)
+{
+	char	   *text = JsonbToCString(NULL, &config->root, VARSIZE(config));
+
+	*length = strlen(text);
+	return convert_to_utf8(text, length);
+}
+
+void
+request_set_files(EngineRequest *request, bytea *tensors, Jsonb *config)
+{
+	size_t		length;
+	char	   *text = adapter_config_text(config, &length);
+
+	reserve(request, length);
+	wire_write_bytes(&request->writer, WIRE_FIELD_ADAPTER_CONFIG, text, length);
+	request->image = (const uint8_t *) VARDATA_ANY(tensors);
+	request->image_length = VARSIZE_ANY_EXHDR(tensors);
+	wire_write_tail(&request->writer, WIRE_FIELD_ADAPTER_TENSORS, request->image_length);
 }
 
 void

@@ -31,6 +31,12 @@ extern void request_add_json(EngineRequest *request, WireField field, Jsonb *val
 /* Add the session's settings for answers, and the call's own options (NULL: none). */
 extern void request_add_options(EngineRequest *request, Jsonb *options);
 
+/* Add the files of an adapter that is to be checked; the tensors stay where they lie. */
+extern void request_set_files(EngineRequest *request, bytea *tensors, Jsonb *config);
+
+/* The text of an adapter's config as the engine gets it: in UTF-8, the same for the same jsonb. */
+extern char *adapter_config_text(Jsonb *config, size_t *length);
+
 /* Add an image: a Datum of type bytea, whose size is checked before its bytes are read. */
 extern void request_set_image(EngineRequest *request, Datum image);
 

@@ -13,6 +13,10 @@
  * where client_connection_check_interval is set, and here, once a second, where
  * it is not.
  *
+ * An engine that lacks the adapter of a request says NEED, before it begins to work on it;
+ * the files are then read from the table and sent (adapter_send.c), under the rights of
+ * the caller, in the same loop.
+ *
  * Loss of the engine. STARTED tells that the engine began to work on the
  * request. A loss before that says nothing about the request: it is sent again,
  * as often as needed; an engine that keeps failing is refused by the supervisor
@@ -32,6 +36,9 @@
 #include "storage/fd.h"
 #include "tcop/tcopprot.h"
 
+#include "adapter_send.h"
+#include "adapter_table.h"
+#include "arguments.h"
 #include "clock.h"
 #include "engine_client.h"
 #include "pg_compat.h"
@@ -77,6 +84,8 @@ typedef struct Call
 	EngineRequest *request;
 	size_t		length;			/* of header, fields and image */
 	size_t		sent;
+	AdapterSend adapter;		/* the answer to NEED */
+	bool		needed;			/* NEED came */
 	bool		deaf;			/* the engine takes no more bytes; it may still have said why */
 	bool		started;
 	Outcome		outcome;
@@ -340,6 +349,21 @@ take_error(Call *call, const WireHeader *header, const uint8_t *payload)
 		engine_disconnect();
 }
 
+/* Begin to send the adapter. */
+static void
+take_need(Call *call)
+{
+	struct AdapterRow *row = call->request->adapter;
+	size_t		length;
+	char	   *config;
+
+	if (row == NULL || call->needed || call->sent < call->length)
+		raise_protocol_violation("an unexpected request for an adapter");
+	config = adapter_config_text(row->config, &length);
+	adapter_send_begin(&call->adapter, call->id, row->id, row->bytes, config, length);
+	call->needed = true;
+}
+
 /* Handle all frames that have arrived. */
 static void
 take_frames(Call *call)
@@ -357,6 +381,8 @@ take_frames(Call *call)
 			continue;
 		else if (header.type == WIRE_STARTED)
 			call->started = true;
+		else if (header.type == WIRE_NEED)
+			take_need(call);
 		else if (header.type == WIRE_ANSWER)
 			take_answer(call, payload, header.length);
 	}
@@ -388,20 +414,33 @@ unsent_parts(const Call *call, struct iovec parts[3])
 	return count;
 }
 
-/* Send as much as the socket takes. */
+/* Whether a part of a frame was not sent yet. */
+static bool
+is_unsent(const Call *call)
+{
+	return call->sent < call->length || call->adapter.left > 0;
+}
+
+/* Send as much as the socket takes: the request, then the adapter where it is wanted. */
 static void
 send_some(Call *call)
 {
-	while (call->sent < call->length)
+	while (is_unsent(call))
 	{
+		bool		request = call->sent < call->length;
 		struct iovec parts[3];
-		struct msghdr message = {.msg_iov = parts};
+		struct msghdr message = {.msg_iov = parts,.msg_iovlen = 1};
 		ssize_t		count;
 
-		message.msg_iovlen = (size_t) unsent_parts(call, parts);
+		if (request)
+			message.msg_iovlen = (size_t) unsent_parts(call, parts);
+		else
+			parts[0] = adapter_send_part(&call->adapter);
 		count = sendmsg(connection.socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-		if (count > 0)
+		if (count > 0 && request)
 			call->sent += (size_t) count;
+		else if (count > 0)
+			adapter_send_advance(&call->adapter, (size_t) count);
 		else if (errno == EINTR)
 			continue;
 		else
@@ -427,7 +466,7 @@ converse(Call *call)
 			return;
 		if (connection.greeted && !call->deaf)
 			send_some(call);
-		unsent = connection.greeted && !call->deaf && call->sent < call->length;
+		unsent = connection.greeted && !call->deaf && is_unsent(call);
 		wait_for_socket(unsent);
 		if (!read_input())
 		{
@@ -450,7 +489,7 @@ abandon(const Call *call)
 	if (connection.socket < 0 || call->sent == 0)
 		return;
 	wire_header_write(&header, frame);
-	if (call->sent < call->length ||
+	if (is_unsent(call) ||
 		send(connection.socket, frame, sizeof(frame), MSG_NOSIGNAL | MSG_DONTWAIT) !=
 		(ssize_t) sizeof(frame))
 		engine_disconnect();
@@ -480,7 +519,7 @@ call_once(Call *call, EngineRequest *request, EngineAnswer *answer)
 	}
 	PG_END_TRY();
 	/* an engine that answers before it has read everything leaves the stream inside a frame */
-	if (connection.socket >= 0 && call->sent < call->length)
+	if (connection.socket >= 0 && is_unsent(call))
 		engine_disconnect();
 	return call->outcome;
 }

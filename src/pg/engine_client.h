@@ -19,6 +19,7 @@ typedef struct EngineRequest
 	const uint8_t *image;		/* image_length bytes, which stay where they are; may be NULL */
 	size_t		image_length;
 	size_t		content;		/* bytes of the image and the texts, as the limit counts them */
+	struct AdapterRow *adapter; /* sent where the engine lacks it; NULL: the request has none */
 } EngineRequest;
 
 /* An answer; its fields point into a payload of the caller's memory context. */

@@ -8,6 +8,7 @@
 
 #include "fmgr.h"
 #include "storage/latch.h"
+#include "utils/acl.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/wait_event.h"
@@ -39,6 +40,17 @@ compat_reserve_prefix(const char *prefix)
 	MarkGUCPrefixReserved(prefix);
 #else
 	EmitWarningsOnPlaceholders(prefix);
+#endif
+}
+
+/* Raise an error unless a role may give things to another one, as ALTER ... OWNER TO does. */
+static inline void
+compat_check_can_become(Oid member, Oid role)
+{
+#if PG_VERSION_NUM >= 160000
+	check_can_set_role(member, role);
+#else
+	check_is_member_of_role(member, role);
 #endif
 }
 

@@ -156,16 +156,6 @@ check_device(char **value, void **extra, GucSource source)
 	return false;
 }
 
-/* Accept no name: a call could not find the adapter either. */
-static bool
-check_adapter(char **value, void **extra, GucSource source)
-{
-	if (**value == '\0')
-		return true;
-	GUC_check_errdetail("This version of mmgpt applies no adapters.");
-	return false;
-}
-
 /* Define what the engine is started with. */
 static void
 define_engine_settings(void)
@@ -256,9 +246,9 @@ define_answer_settings(void)
 							PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomStringVariable("mmgpt.adapter",
 							   "LoRA adapter that answers use.",
-							   "Empty: none.",
+							   "A name of the view mmgpt_adapters; empty: none.",
 							   &setting_adapter, "", PGC_USERSET, 0,
-							   check_adapter, NULL, NULL);
+							   NULL, NULL, NULL);
 }
 
 void

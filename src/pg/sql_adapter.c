@@ -1,0 +1,319 @@
+/*
+ * sql_adapter.c - functions that store adapters and change them: import, export, drop,
+ * rename, grant, revoke, set_owner.
+ *
+ * What they do is part of the transaction: an adapter is there for others at COMMIT, and
+ * gone after ROLLBACK. A caller's rights are looked at with the row locked, so that they hold
+ * until the change is made.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "tcop/utility.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+
+#include "adapter_table.h"
+#include "arguments.h"
+#include "pg_compat.h"
+#include "results.h"
+
+#define LONGEST_NAME (NAMEDATALEN - 1)
+
+SQL_FUNCTION(mmgpt_adapter_import);
+SQL_FUNCTION(mmgpt_adapter_export);
+SQL_FUNCTION(mmgpt_adapter_drop);
+SQL_FUNCTION(mmgpt_adapter_rename);
+SQL_FUNCTION(mmgpt_adapter_grant);
+SQL_FUNCTION(mmgpt_adapter_revoke);
+SQL_FUNCTION(mmgpt_adapter_set_owner);
+
+/* Raise an error unless an argument is there. */
+static void
+check_present(FunctionCallInfo fcinfo, int position, const char *what)
+{
+	if (PG_ARGISNULL(position))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("%s must not be null", what)));
+}
+
+/* The name of an adapter at a position. */
+static char *
+name_argument(FunctionCallInfo fcinfo, int position)
+{
+	check_present(fcinfo, position, "name of an adapter");
+	return text_to_cstring(PG_GETARG_TEXT_PP(position));
+}
+
+/* A name that an adapter shall get. */
+static char *
+new_name_argument(FunctionCallInfo fcinfo, int position)
+{
+	char	   *name = name_argument(fcinfo, position);
+
+	if (name[0] == '\0' || strlen(name) > LONGEST_NAME)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_NAME),
+				 errmsg("name of an adapter must have 1 to %d bytes, not %zu", LONGEST_NAME,
+						strlen(name))));
+	return name;
+}
+
+static void
+raise_duplicate(const char *name, const char *hint)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DUPLICATE_OBJECT),
+			 errmsg("adapter \"%s\" already exists", name),
+			 hint != NULL ? errhint("%s", hint) : 0));
+}
+
+/* Raise an error unless the caller has the rights of a locked adapter's owner. */
+static void
+check_owner(const char *name, const AdapterEntry *entry)
+{
+	if (!has_privs_of_role(adapter_caller(), entry->owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of adapter \"%s\"", name)));
+}
+
+/* Lock an adapter that the caller owns, or raise an error. */
+static void
+lock_own(const char *name, AdapterEntry *entry)
+{
+	if (!adapter_lock(name, entry))
+		adapter_raise_missing(name, NULL);
+	check_owner(name, entry);
+}
+
+/* ---- import ---- */
+
+/* Let the engine check the files; its description of them. */
+static Datum
+check_files(bytea *tensors, Jsonb *config)
+{
+	EngineRequest request;
+	EngineAnswer answer;
+
+	request_begin(&request, WIRE_KIND_ADAPTER_CHECK);
+	request_set_files(&request, tensors, config);
+	engine_ask(&request, &answer);
+	return result_jsonb(&answer);
+}
+
+/* Store a file in pieces. */
+static void
+insert_pieces(int64 id, const char *bytes, size_t length)
+{
+	bytea	   *piece = palloc(ADAPTER_PIECE_SIZE + VARHDRSZ);
+	int			number = 0;
+
+	for (size_t at = 0; at < length; at += ADAPTER_PIECE_SIZE)
+	{
+		size_t		size = Min(length - at, ADAPTER_PIECE_SIZE);
+
+		CHECK_FOR_INTERRUPTS();
+		SET_VARSIZE(piece, size + VARHDRSZ);
+		memcpy(VARDATA(piece), bytes + at, size);
+		adapter_insert_piece(id, number++, piece);
+	}
+	pfree(piece);
+}
+
+/* mmgpt_adapter_import(name, tensors, config, replace) -> text, the digest */
+Datum
+mmgpt_adapter_import(PG_FUNCTION_ARGS)
+{
+	char	   *name = new_name_argument(fcinfo, 0);
+	bool		replace = !PG_ARGISNULL(3) && PG_GETARG_BOOL(3);
+	bytea	   *tensors;
+	size_t		length;
+	Jsonb	   *config;
+	Datum		description;
+	Datum		digest;
+	AdapterEntry entry;
+
+	check_present(fcinfo, 1, "adapter_model.safetensors");
+	check_present(fcinfo, 2, "adapter_config.json");
+	PreventCommandIfReadOnly("mmgpt_adapter_import()");
+	tensors = PG_GETARG_BYTEA_PP(1);
+	config = PG_GETARG_JSONB_P(2);
+	length = VARSIZE_ANY_EXHDR(tensors);
+	description = check_files(tensors, config);
+	digest = DirectFunctionCall2(jsonb_object_field_text, description,
+								 CStringGetTextDatum("digest"));
+	adapter_write_begin();
+	if (!adapter_insert(name, description, (int64) length, config, &entry.id))
+	{
+		if (!replace)
+			raise_duplicate(name, "Drop it, or import with replace => true.");
+		lock_own(name, &entry);
+		adapter_update(entry.id, description, (int64) length, config);
+	}
+	insert_pieces(entry.id, VARDATA_ANY(tensors), length);
+	adapter_write_end();
+	PG_RETURN_DATUM(digest);
+}
+
+/* ---- export ---- */
+
+/* All pieces of an adapter as one value. */
+static bytea *
+join_pieces(const char *name, const AdapterRow *row)
+{
+	size_t		left = (size_t) row->bytes;
+	bytea	   *whole;
+	char	   *to;
+
+	if (row->bytes > (int64) (MaxAllocSize - VARHDRSZ))
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("adapter \"%s\" of %lld bytes is too large for a value of type bytea", name,
+						(long long) row->bytes),
+				 errhint("Read its pieces from mmgpt_adapter_piece.")));
+	whole = palloc(left + VARHDRSZ);
+	SET_VARSIZE(whole, left + VARHDRSZ);
+	to = VARDATA(whole);
+	for (int number = 0; left > 0; number++)
+	{
+		size_t		size = Min(left, ADAPTER_PIECE_SIZE);
+		bytea	   *piece = adapter_read_piece(row->id, number, size);
+
+		memcpy(to, VARDATA(piece), size);
+		pfree(piece);
+		to += size;
+		left -= size;
+	}
+	return whole;
+}
+
+/* mmgpt_adapter_export(name) -> (tensors bytea, config jsonb) */
+Datum
+mmgpt_adapter_export(PG_FUNCTION_ARGS)
+{
+	char	   *name = name_argument(fcinfo, 0);
+	bool		nulls[2] = {false, false};
+	AdapterRow	row;
+	TupleDesc	description;
+	Datum		values[2];
+
+	if (get_call_result_type(fcinfo, NULL, &description) != TYPEFUNC_COMPOSITE)
+		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						errmsg("function returning record called in context that cannot accept type record")));
+	adapter_find(name, NULL, &row);
+	values[0] = PointerGetDatum(join_pieces(name, &row));
+	values[1] = JsonbPGetDatum(row.config);
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(description), values, nulls)));
+}
+
+/* ---- changes ---- */
+
+/* mmgpt_adapter_drop(name, if_exists) */
+Datum
+mmgpt_adapter_drop(PG_FUNCTION_ARGS)
+{
+	char	   *name = name_argument(fcinfo, 0);
+	bool		if_exists = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
+	AdapterEntry entry;
+	bool		found;
+
+	PreventCommandIfReadOnly("mmgpt_adapter_drop()");
+	adapter_write_begin();
+	found = adapter_lock(name, &entry);
+	if (found)
+	{
+		check_owner(name, &entry);
+		adapter_delete(entry.id);
+	}
+	adapter_write_end();
+	if (!found && !if_exists)
+		adapter_raise_missing(name, NULL);
+	if (!found)
+		ereport(NOTICE, (errmsg("adapter \"%s\" does not exist, skipping", name)));
+	PG_RETURN_VOID();
+}
+
+/* mmgpt_adapter_rename(name, new_name) */
+Datum
+mmgpt_adapter_rename(PG_FUNCTION_ARGS)
+{
+	char	   *name = name_argument(fcinfo, 0);
+	char	   *new_name = new_name_argument(fcinfo, 1);
+	AdapterEntry entry;
+	AdapterEntry other;
+
+	PreventCommandIfReadOnly("mmgpt_adapter_rename()");
+	adapter_write_begin();
+	lock_own(name, &entry);
+	if (adapter_lock(new_name, &other))
+		raise_duplicate(new_name, NULL);
+	adapter_set_name(entry.id, new_name);
+	adapter_write_end();
+	PG_RETURN_VOID();
+}
+
+/* The role at a position; InvalidOid for public, where that is allowed. */
+static Oid
+role_argument(FunctionCallInfo fcinfo, int position, bool public_allowed)
+{
+	const char *role;
+
+	check_present(fcinfo, position, "role");
+	role = NameStr(*PG_GETARG_NAME(position));
+	if (public_allowed && strcmp(role, "public") == 0)
+		return InvalidOid;
+	return get_role_oid(role, false);
+}
+
+/* Share an adapter with a role, or end that. */
+static void
+share(FunctionCallInfo fcinfo, bool with)
+{
+	char	   *name = name_argument(fcinfo, 0);
+	Oid			role = role_argument(fcinfo, 1, true);
+	AdapterEntry entry;
+
+	PreventCommandIfReadOnly(with ? "mmgpt_adapter_grant()" : "mmgpt_adapter_revoke()");
+	adapter_write_begin();
+	lock_own(name, &entry);
+	adapter_share(entry.id, role, with);
+	adapter_write_end();
+}
+
+/* mmgpt_adapter_grant(name, role) */
+Datum
+mmgpt_adapter_grant(PG_FUNCTION_ARGS)
+{
+	share(fcinfo, true);
+	PG_RETURN_VOID();
+}
+
+/* mmgpt_adapter_revoke(name, role) */
+Datum
+mmgpt_adapter_revoke(PG_FUNCTION_ARGS)
+{
+	share(fcinfo, false);
+	PG_RETURN_VOID();
+}
+
+/* mmgpt_adapter_set_owner(name, role) */
+Datum
+mmgpt_adapter_set_owner(PG_FUNCTION_ARGS)
+{
+	char	   *name = name_argument(fcinfo, 0);
+	Oid			role = role_argument(fcinfo, 1, false);
+	AdapterEntry entry;
+
+	PreventCommandIfReadOnly("mmgpt_adapter_set_owner()");
+	adapter_write_begin();
+	lock_own(name, &entry);
+	compat_check_can_become(adapter_caller(), role);
+	adapter_set_owner(entry.id, role);
+	adapter_write_end();
+	PG_RETURN_VOID();
+}
