@@ -21,6 +21,9 @@ static const char options_text[] =
 	"\"num_beams\": 1, \"length_penalty\": 1.0, \"early_stopping\": false, \"logprobs\": false, "
 	"\"stop\": [\"a\", \"b\"], \"input\": \"caf\xC3\xA9\", \"threshold\": 0.25, \"no_repeat_ngram_size\": 0}";
 
+static const char digest_text[] =
+	"00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
 static const char history_text[] =
 	"[{\"role\": \"user\", \"content\": \"What is this?\"}, "
 	"{\"role\": \"assistant\", \"content\": \"A red bus \xF0\x9F\x9A\x8C.\"}, "
@@ -76,6 +79,12 @@ write_payload(uint8_t *buffer, const FuzzText *options, const FuzzText *history,
 	}
 	wire_write_bytes(&writer, WIRE_FIELD_LABELS, labels->bytes, labels->length);
 	wire_write_f64(&writer, WIRE_FIELD_TEMPERATURE, 0.5);
+	if (fuzz_draw(state, 2) == 0)
+	{
+		wire_write_bytes(&writer, WIRE_FIELD_ADAPTER, digest_text, strlen(digest_text));
+		wire_write_bytes(&writer, WIRE_FIELD_ADAPTER_MODEL, digest_text, strlen(digest_text));
+		wire_write_bytes(&writer, WIRE_FIELD_ADAPTER_NAME, "caf\xC3\xA9", 5);
+	}
 	wire_write_bytes(&writer, WIRE_FIELD_IMAGE, "not an image", 12);
 	return writer.used;
 }
@@ -216,6 +225,34 @@ check_prepared(Request *request)
 	return status_good(&request->status) || fuzz_says_why(&request->status);
 }
 
+/*
+ * Check that an adapter is wanted with whole digests only, that a model that is not the one is told
+ * from it, and files as they answer NEED: here whatever the payload holds.
+ */
+static bool
+check_adapter(Request *request, const FuzzText *payload)
+{
+	static atomic_size_t counter;
+	uint8_t    *copy = malloc(payload->length > 0 ? payload->length : 1);
+	bool		whole = request->fields.length[WIRE_FIELD_ADAPTER] == 2 * DIGEST_SIZE &&
+		request->fields.length[WIRE_FIELD_ADAPTER_MODEL] == 2 * DIGEST_SIZE;
+	bool		good = true;
+
+	memcpy(copy, payload->bytes, payload->length);
+	atomic_store(&counter, payload->length);
+	if (request->wants_adapter && !whole)
+		good = fuzz_broken("an adapter without digests");
+	else if (request->wants_adapter && !request_fits_model(request, digest_text))
+		good = request->status.code == STATUS_OTHER_MODEL && fuzz_says_why(&request->status);
+	status_clear(&request->status);
+	if (request_take_files(request, copy, payload->length, &counter))
+		good = good && !request_verify_files(request);
+	good = good && (status_good(&request->status) || fuzz_says_why(&request->status));
+	status_clear(&request->status);
+	request_drop_files(request);
+	return good && (atomic_load(&counter) == 0 || fuzz_broken("the count of files"));
+}
+
 /* Check a request as the engine makes it of the payload, of which it takes over a copy. */
 static bool
 check_request(const FuzzText *payload, Arena *arena)
@@ -229,7 +266,8 @@ check_request(const FuzzText *payload, Arena *arena)
 	if (request == NULL)
 		return fuzz_broken("a request that was not made");
 	if (status_good(&request->status))
-		good = check_options((const char *) request->fields.bytes[WIRE_FIELD_OPTIONS],
+		good = check_adapter(request, payload) &&
+			check_options((const char *) request->fields.bytes[WIRE_FIELD_OPTIONS],
 							 request->fields.length[WIRE_FIELD_OPTIONS], arena) &&
 			check_history((const char *) request->fields.bytes[WIRE_FIELD_HISTORY],
 						  request->fields.length[WIRE_FIELD_HISTORY], arena) &&

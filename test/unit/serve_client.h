@@ -67,9 +67,9 @@ client_connect(const ServedEngine *engine)
 	return -1;
 }
 
-/* Start an engine for a model directory and wait until it listens. */
+/* Start an engine for a model directory, with an option, and wait until it listens. */
 static UNIT_UNUSED ServedEngine
-engine_serve(const char *model)
+engine_serve_with(const char *model, const char *option, const char *value)
 {
 	ServedEngine engine = {.directory = "/tmp/mmgpt-serve-XXXXXX"};
 	struct timespec pause = {0, 2000000};
@@ -86,7 +86,7 @@ engine_serve(const char *model)
 	if (engine.pid == 0)
 	{
 		execl("/proc/self/exe", "test", "--serve", model, "--socket", engine.path, "--log-level",
-			  "error", (char *) NULL);
+			  "error", option, value, (char *) NULL);
 		_exit(127);
 	}
 	for (int i = 0; i < 15000 && fd < 0; i++)
@@ -98,6 +98,13 @@ engine_serve(const char *model)
 	UNIT_CHECK(fd >= 0);
 	close(fd);
 	return engine;
+}
+
+/* The same without an option. */
+static UNIT_UNUSED ServedEngine
+engine_serve(const char *model)
+{
+	return engine_serve_with(model, "--threads", "0");
 }
 
 /* End the engine; returns its exit status, or -1 where it did not end by itself. */
