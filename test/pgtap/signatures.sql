@@ -33,6 +33,14 @@ INSERT INTO wanted VALUES
 	'text', 'stable safe', 10000),
 ('mmgpt_classify_multi', 'image bytea, labels text[], options jsonb DEFAULT NULL::jsonb',
 	'text[]', 'stable safe', 10000),
+('mmgpt_adapter_import',
+	'name text, tensors bytea, config jsonb, replace boolean DEFAULT false', 'text', 'volatile unsafe', 1),
+('mmgpt_adapter_export', 'name text, OUT tensors bytea, OUT config jsonb', 'record', 'stable safe', 1),
+('mmgpt_adapter_drop', 'name text, if_exists boolean DEFAULT false', 'void', 'volatile unsafe', 1),
+('mmgpt_adapter_rename', 'name text, new_name text', 'void', 'volatile unsafe', 1),
+('mmgpt_adapter_grant', 'name text, role name', 'void', 'volatile unsafe', 1),
+('mmgpt_adapter_revoke', 'name text, role name', 'void', 'volatile unsafe', 1),
+('mmgpt_adapter_set_owner', 'name text, role name', 'void', 'volatile unsafe', 1),
 ('mmgpt_image_info', 'image bytea', 'jsonb', 'stable safe', 100),
 ('mmgpt_token_count', 'value text', 'integer', 'stable safe', 100),
 ('mmgpt_status', '', 'jsonb', 'volatile restricted', 1),
@@ -61,10 +69,16 @@ SELECT is_empty($$SELECT proname FROM ours WHERE proisstrict OR proleakproof OR 
 	'none is strict, leakproof, or runs with the rights of another role');
 SELECT is_empty($$SELECT proname FROM ours WHERE coalesce(obj_description(oid), '') !~ '\.$'$$,
 	'every comment is made of whole sentences');
-SELECT is_empty(
-	$$SELECT d.objid FROM pg_depend d JOIN pg_extension e ON d.refobjid = e.oid
-	  WHERE e.extname = 'mmgpt' AND d.deptype = 'e' AND d.classid <> 'pg_proc'::regclass$$,
-	'the extension holds nothing but functions');
+SELECT set_eq(
+	$$SELECT d.classid::regclass || ' ' || coalesce(c.relname, t.typname)
+	  FROM pg_depend d JOIN pg_extension e ON d.refobjid = e.oid
+		LEFT JOIN pg_class c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid
+		LEFT JOIN pg_type t ON d.classid = 'pg_type'::regclass AND t.oid = d.objid
+	  WHERE e.extname = 'mmgpt' AND d.deptype = 'e' AND d.classid <> 'pg_proc'::regclass
+		AND t.typname IS NULL$$,
+	ARRAY['pg_class mmgpt_adapter', 'pg_class mmgpt_adapter_piece', 'pg_class mmgpt_adapter_id_seq',
+		'pg_class mmgpt_adapters'],
+	'beside functions the extension holds the tables of adapters and their view');
 
 SELECT is(obj_description(oid, 'pg_extension'),
 	'ask a vision-and-language model about images in tables', 'the extension has its comment')
