@@ -304,7 +304,7 @@ sub status
 	my ($node, $database) = @_;
 	my $whole = JSON::PP::decode_json(
 		$node->safe_psql($database // 'postgres', 'SELECT mmgpt_status()'));
-	my %flat = (%$whole, map { %{ $whole->{$_} // {} } } qw(requests scheduler memory));
+	my %flat = (%$whole, map { %{ $whole->{$_} // {} } } qw(requests scheduler memory adapters));
 
 	$flat{rows} = $flat{steps} * $flat{rows_per_step};
 	return \%flat;
