@@ -183,7 +183,8 @@ WHERE pg_has_role(owner, 'USAGE') OR
 COMMENT ON VIEW mmgpt_adapters IS
 'The LoRA adapters that you may use: their own names for mmgpt.adapter and the option "adapter".';
 
-GRANT SELECT ON mmgpt_adapter, mmgpt_adapter_piece, mmgpt_adapters TO PUBLIC;
+-- the sequence too, or only superusers could dump the database
+GRANT SELECT ON mmgpt_adapter, mmgpt_adapter_piece, mmgpt_adapters, mmgpt_adapter_id_seq TO PUBLIC;
 
 SELECT pg_extension_config_dump('mmgpt_adapter', '');
 SELECT pg_extension_config_dump('mmgpt_adapter_piece', '');

@@ -209,6 +209,12 @@ my $large = $node->safe_psql('postgres', caption_sql('large'));
 	is( $node->safe_psql('restored',
 		"SELECT count(*) FROM pg_policy WHERE polrelid IN ('mmgpt_adapter'::regclass, 'mmgpt_adapter_piece'::regclass)"),
 		'2', 'with one policy for each table');
+
+	# a role that is no superuser dumps what it may use
+	my @dump = ('pg_dump', '-d', $node->connstr('postgres'), '-U', 'one', '-t', 'pictures', '-e', 'mmgpt');
+	$node->command_fails_like(\@dump, qr/row-level security/, 'a plain role does not dump adapters of others unnoticed');
+	$node->command_like([ @dump, '--enable-row-security' ], qr/\nCOPY public\.mmgpt_adapter [^\n]*\n\d+\tmine\t[^\n]*\n\d+\tlarge\t[^\n]*\n\\\.\n/,
+		'but its own and those shared with it');
 }
 
 # a standby
