@@ -43,6 +43,9 @@ SELECT mmgpt_ask(image, 'Describe the image.', '{"adapter": "mine"}') <> mmgpt_a
        mmgpt_score(image, 'Is there a bird in the image?', '{"adapter": "mine"}') <> mmgpt_score(image, 'Is there a bird in the image?') AS score,
        mmgpt_score(image, 'Is there a bird in the image?', '{"adapter": "zeros"}') = mmgpt_score(image, 'Is there a bird in the image?') AS zeros,
        mmgpt_count(image, 'birds', '{"adapter": "zeros"}') = mmgpt_count(image, 'birds') AS count,
+       mmgpt_classify(image, ARRAY['cat', 'bird', 'tree'], '{"adapter": "zeros"}') = mmgpt_classify(image, ARRAY['cat', 'bird', 'tree']) AS classify,
+       mmgpt_chat_turn(image, NULL, 'Where is it?', '{"adapter": "zeros", "logprobs": true}') = mmgpt_chat_turn(image, NULL, 'Where is it?', '{"logprobs": true}') AS logprobs,
+       mmgpt_chat_turn(image, NULL, 'Where is it?', '{"adapter": "mine", "logprobs": true}') <> mmgpt_chat_turn(image, NULL, 'Where is it?', '{"logprobs": true}') AS logprobs,
        mmgpt_generate('Hi, my name is Sam.', NULL, '{"adapter": "mine"}') <> mmgpt_generate('Hi, my name is Sam.') AS generate
 FROM pictures WHERE name = 'birds';
 
