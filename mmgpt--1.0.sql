@@ -145,6 +145,8 @@ COMMENT ON COLUMN mmgpt_adapter.alpha IS 'lora_alpha: the product of a pair coun
 COMMENT ON COLUMN mmgpt_adapter.targets IS 'Matrices of the model that it changes.';
 COMMENT ON COLUMN mmgpt_adapter.config IS 'adapter_config.json.';
 
+COMMENT ON SEQUENCE mmgpt_adapter_id_seq IS 'Numbers of adapters.';
+
 CREATE TABLE mmgpt_adapter_piece (
 	adapter bigint NOT NULL REFERENCES mmgpt_adapter ON DELETE CASCADE,
 	number integer NOT NULL,

@@ -35,7 +35,7 @@ typedef enum StatusCode
 	STATUS_INVALID_TEXT = 16,		/* text that is not UTF-8 */
 	STATUS_INVALID_ADAPTER = 17,	/* an adapter's files are wrong, or do not fit the model */
 	STATUS_DAMAGED_ADAPTER = 18,	/* the files that came are not those that were stored */
-	STATUS_OTHER_MODEL = 19			/* the adapter was made for another model than the loaded one */
+	STATUS_OTHER_MODEL = 19			/* an adapter was made for another model */
 } StatusCode;
 
 #define STATUS_MESSAGE_SIZE 512

@@ -67,7 +67,8 @@ read_config(const json_t *root, const char *file, int *r, double *alpha, Status 
 	if (!json_is_integer(rank) || json_integer_value(rank) < 1 ||
 		json_integer_value(rank) > LORA_MAX_RANK)
 	{
-		status_set(status, STATUS_INVALID_MODEL, "\"r\" in \"%s\" is missing or out of range", file);
+		status_set(status, STATUS_INVALID_MODEL, "\"r\" in \"%s\" is missing or out of range",
+				   file);
 		return status_detail(status, "It must be an integer between 1 and %d.", LORA_MAX_RANK);
 	}
 	if (!isfinite(*alpha) || !(*alpha > 0))

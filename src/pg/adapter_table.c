@@ -334,7 +334,8 @@ adapter_insert(const char *name, Datum description, int64 bytes, Jsonb *config, 
 
 	if (!run("INSERT INTO %s.mmgpt_adapter (name, owner, bytes, config, digest, base_model,"
 			 " parameters, rank, alpha, targets)"
-			 " SELECT $2, $3, $4, $5, d.digest, d.base_model, d.parameters, d.rank, d.alpha, d.targets"
+			 " SELECT $2, $3, $4, $5, d.digest, d.base_model, d.parameters, d.rank, d.alpha,"
+			 " d.targets"
 			 " FROM pg_catalog.jsonb_to_record($1) AS d(digest pg_catalog.text,"
 			 " base_model pg_catalog.text, parameters pg_catalog.int8, rank pg_catalog.int4,"
 			 " alpha pg_catalog.float8, targets pg_catalog.text[])"

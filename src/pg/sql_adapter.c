@@ -203,8 +203,9 @@ mmgpt_adapter_export(PG_FUNCTION_ARGS)
 	Datum		values[2];
 
 	if (get_call_result_type(fcinfo, NULL, &description) != TYPEFUNC_COMPOSITE)
-		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-						errmsg("function returning record called in context that cannot accept type record")));
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("mmgpt_adapter_export() is called where no record is accepted")));
 	adapter_find(name, NULL, &row);
 	values[0] = PointerGetDatum(join_pieces(name, &row));
 	values[1] = JsonbPGetDatum(row.config);

@@ -193,7 +193,7 @@ bool
 adapter_set_load(AdapterSet *set, Model *model, const AdapterKey *key,
 				 const AdapterContent *content, Adapter **adapter, Status *status)
 {
-	size_t		least = content->tensors_length;	/* halves grow on the device, nothing shrinks */
+	size_t		least = content->tensors_length;	/* on the device it does not get smaller */
 	size_t		bytes;
 	bool		added = false;
 

@@ -109,10 +109,11 @@ memory_json(Server *server, bool ready, const AdapterCounters *adapters)
 	if (ready)
 		model_describe(server->host.model, &description);
 	return json_pack(
-		"{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "weights", (json_int_t) description.weight_bytes, "cache",
-		(json_int_t) description.cache_bytes, "pictures", (json_int_t) description.media_bytes,
-		"workspace", (json_int_t) description.workspace_bytes, "adapters",
-		(json_int_t) adapters->bytes, "adapters_limit", (json_int_t) adapters->limit, "resident", process_memory("VmRSS:"),
+		"{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "weights",
+		(json_int_t) description.weight_bytes, "cache", (json_int_t) description.cache_bytes,
+		"pictures", (json_int_t) description.media_bytes, "workspace",
+		(json_int_t) description.workspace_bytes, "adapters", (json_int_t) adapters->bytes,
+		"adapters_limit", (json_int_t) adapters->limit, "resident", process_memory("VmRSS:"),
 		"peak_resident", process_memory("VmHWM:"));
 }
 

@@ -246,7 +246,7 @@ accept_connections(Server *server)
 	}
 }
 
-/* Whether the payload of a header may be read: there is room for it, or it would be the only one. */
+/* Whether the payload of a header may be read: it has room, or would be the only one. */
 static bool
 payload_fits(Server *server, const Connection *connection)
 {

@@ -11,8 +11,8 @@
 #include "fuzz.h"
 
 static const char config_text[] =
-	"{\"peft_type\": \"LORA\", \"r\": 4, \"lora_alpha\": 8, \"bias\": \"none\", \"use_dora\": false, "
-	"\"rank_pattern\": {}, \"modules_to_save\": null, \"target_modules\": [\"q_proj\", \"ff.1\"]}";
+	"{\"peft_type\": \"LORA\", \"r\": 4, \"lora_alpha\": 8, \"bias\": \"none\", "
+	"\"use_dora\": false, \"rank_pattern\": {}, \"modules_to_save\": null, \"target_modules\": [\"q_proj\", \"ff.1\"]}";
 
 static Engine engine;
 static AdapterVariant golden;

@@ -32,7 +32,7 @@ SELECT ok(NOT has_sequence_privilege('mmgpt_visitor', 'mmgpt_adapter_id_seq', 'U
 SELECT is_empty($$SELECT attrelid::regclass, attname FROM pg_attribute
 	WHERE attrelid IN ('mmgpt_adapter'::regclass, 'mmgpt_adapter_piece'::regclass) AND attnum > 0
 		AND coalesce(col_description(attrelid, attnum), '') !~ '\.$'$$, 'every column is explained');
-SELECT is_empty($$SELECT relname FROM pg_class WHERE relname IN ('mmgpt_adapter', 'mmgpt_adapter_piece', 'mmgpt_adapters')
+SELECT is_empty($$SELECT relname FROM pg_class WHERE relname IN ('mmgpt_adapter', 'mmgpt_adapter_piece', 'mmgpt_adapters', 'mmgpt_adapter_id_seq')
 	AND coalesce(obj_description(oid, 'pg_class'), '') !~ '\.$'$$, 'so is every table');
 SELECT set_eq($$SELECT unnest(extconfig)::regclass::text FROM pg_extension WHERE extname = 'mmgpt'$$,
 	ARRAY['mmgpt_adapter', 'mmgpt_adapter_piece', 'mmgpt_adapter_id_seq'], 'all is dumped, also the sequence');

@@ -352,8 +352,8 @@ close_asked(Asked *asked)
 }
 
 /*
- * A question of an owner with a variant, as a request makes it: pictures have the adapter only where
- * it changes them. Owner 0: nothing of it is kept.
+ * A question of an owner with a variant, as a request makes it: pictures have the adapter only
+ * where it changes them. Owner 0: nothing of it is kept.
  */
 static Generation *
 ask(Asked *asked, uint64_t owner, int variant, bool picture)

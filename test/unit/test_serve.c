@@ -90,8 +90,10 @@ UNIT_TEST(wrong_options_are_named)
 	check_refused("{\"logprobs\": 1}", STATUS_INVALID_ARGUMENT, "true or false");
 	check_refused("{\"threshold\": 2}", STATUS_INVALID_ARGUMENT, "between 0 and 1");
 	check_refused("{\"num_beams\": 17}", STATUS_INVALID_ARGUMENT, "num_beams");
-	check_refused("{\"no_repeat_ngram_size\": -1}", STATUS_INVALID_ARGUMENT, "no_repeat_ngram_size");
-	check_refused("{\"adapter\": 5}", STATUS_INVALID_ARGUMENT, "name of an adapter, or null, not 5");
+	check_refused("{\"no_repeat_ngram_size\": -1}", STATUS_INVALID_ARGUMENT,
+				  "no_repeat_ngram_size");
+	check_refused("{\"adapter\": 5}", STATUS_INVALID_ARGUMENT,
+				  "name of an adapter, or null, not 5");
 	check_refused("{\"eos_token_id\": 5}", STATUS_INVALID_ARGUMENT,
 				  "unknown option \"eos_token_id\"");
 }
