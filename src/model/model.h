@@ -147,7 +147,8 @@ extern const char *adapter_target_name(int i);
 
 /*
  * What identifies an adapter: the SHA-256 of its files, or of a directory's as of a model's;
- * zeros for NULL. Caches compare this rather than addresses, which come back.
+ * zeros for NULL, and for one that does not come from files, which no cache may be asked about.
+ * Caches compare this rather than addresses, which come back.
  */
 extern void adapter_identity(const Adapter *adapter, uint8_t digest[DIGEST_SIZE]);
 
