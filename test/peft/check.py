@@ -21,9 +21,16 @@ PREFIX = "lang_encoder."
 TOLERANCE = 1e-4
 
 
+class CausalModel(torch.nn.Module):
+    """What PEFT looks for in a model of task_type CAUSAL_LM."""
+
+    def prepare_inputs_for_generation(self):
+        raise NotImplementedError
+
+
 def language_model(tensors):
     """The matrices of the language model as modules at their names; nothing that computes."""
-    root = torch.nn.Module()
+    root = CausalModel()
     for name, tensor in tensors.items():
         if not name.startswith(PREFIX) or not name.endswith(".weight") or tensor.dim() != 2:
             continue
