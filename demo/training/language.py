@@ -25,19 +25,6 @@ LOOKING = .3                # weight of the hint where to look
 LONGEST = 256               # tokens; longer dialogues lose their last rounds
 
 
-@torch.no_grad()
-def resample(model, patches):
-    """Latents of what vision.encode_patches returned: bf16 [2, scenes, L, width]."""
-    config = model.config["perceiver"], model.config["vision"]
-    latents = torch.empty(*patches.shape[:2], config[0]["num_latents"], config[1]["width"], dtype=torch.bfloat16)
-    for side in (0, 1):
-        for first in range(0, patches.shape[1], 256):
-            part = slice(first, first + 256)
-            with torch.autocast("cpu", torch.bfloat16):
-                latents[side, part] = model.perceiver(patches[side, part].float()).bfloat16()
-    return latents
-
-
 def mirrored(truth):
     """The truth about a scene's mirror image."""
     return {"background": truth["background"],
@@ -131,8 +118,11 @@ def forward_loss(model, tokenizer, latents, batch):
     return picture * (1 - share) + text * share + LOOKING * looking, (picture, text, looking)
 
 
-def train(model, tokenizer, patches, truths, steps, checkpoint, report, measure):
-    """Run the stage, from its checkpoint when there is one; measure() is called now and then."""
+def train(model, tokenizer, latents, truths, steps, checkpoint, report, measure):
+    """Run the stage, from its checkpoint when there is one; measure() is called now and then.
+
+    latents: what vision.encode made of the scenes, bf16 [2, scenes, L, width].
+    """
     torch.manual_seed(2)
     decoder = model.lang_encoder
     optimizers = Optimizers((decoder,), steps, muon_rate=.015, adam_rate=2e-3, decay=.65)
@@ -142,7 +132,6 @@ def train(model, tokenizer, patches, truths, steps, checkpoint, report, measure)
         optimizers.load_state_dict(state["optimizers"])
     if optimizers.step_number >= steps:
         return
-    latents = resample(model, patches)
     scenes = Scenes(truths)
     for block in decoder.gated_blocks():
         block.attn.keep_scores = True

@@ -2,7 +2,7 @@
 
 Every kind of question is a function ask_...(rng, view, wording) that returns a
 Round, or None where the scene doesn't allow it.  `wording` picks among ways to ask:
-those after the bar in WORDINGS are never trained on and serve to measure how well the
+those after the bar in wordings.py are never trained on and serve to measure how well the
 model takes words it has not met.
 
 Verdicts come first ("Yes, ..."), so that mmgpt_filter can ask all of it.
@@ -11,6 +11,7 @@ Verdicts come first ("Yes, ..."), so that mmgpt_filter can ask all of it.
 from dataclasses import dataclass
 
 import words
+from wordings import OBJECT_WORDS, Wording, as_typed
 from words import BACKGROUNDS, COLORS, GROUPS, KINDS, PLACES, counted, joined, plural, with_article
 
 PLACE_MARGIN = .02    # a thing this near to a border between ninths is not asked about
@@ -65,382 +66,6 @@ class View:
         return f"on a {self.background} background" if self.background else "on a colorful background"
 
 
-# Ways to ask; {i} image, {p} plural, {s} singular, {a} with article. Those after the bar are held out.
-WORDINGS = {text.split("\n")[0]: [[line.strip() for line in part.strip().split("\n")]
-                                  for part in text.split("\n", 1)[1].split("|")] for text in """count
-How many {p} are in the {i}?
-How many {p} are in the {i}?
-How many {p} are in the {i}?
-How many {p} are there in the {i}?
-How many {p} are there?
-How many {p} do you see?
-How many {p} do you see in the {i}?
-How many {p} can you see in the {i}?
-How many {p} does the {i} show?
-How many {p} can be seen?
-How many {p} can you find?
-How many {p}?
-How many {s} are in the {i}?
-How many {s}?
-Count the {p}.
-Count the {p} in the {i}.
-Count all {p}.
-Count how many {p} there are.
-What is the number of {p}?
-What is the number of {p} in the {i}?
-Number of {p}?
-Number of {p} in the {i}
-Can you count the {p}?
-Please count the {p} in this {i}.
-Tell me how many {p} are in the {i}.
-Tell me how many {p} there are.
-Tell me the number of {p}.
-I want to know how many {p} there are.
-Do you know how many {p} are in the {i}?
-Can you tell me how many {p} are in the {i}?
-{p}: how many?
-|
-How many {p} are shown in the {i}?
-Could you count the {p} for me?
-Say how many {p} you can find.
-What number of {p} do you see?
-Find out how many {p} there are in this {i}.
-Give me the count of {p}.
-%
-presence
-Is there {a} in the {i}?
-Is there {a} in the {i}?
-Is there {a}?
-Is there any {s} in the {i}?
-Do you see {a}?
-Do you see any {p}?
-Can you see {a} in the {i}?
-Can you see {p}?
-Are there any {p} in the {i}?
-Are there any {p}?
-Are there {p} in the {i}?
-Are there {p}?
-Does the {i} contain {a}?
-Does the {i} show {a}?
-Does this {i} have {p}?
-Does the {i} contain any {p}?
-Is {a} in the {i}?
-Tell me if there is {a} in the {i}.
-Tell me whether you see {a}.
-There is {a} in the {i}.
-The {i} shows {a}.
-The {i} contains {p}.
-Is there at least one {s}?
-Is there {s} in the {i}?
-Does the {i} show {s}?
-Does the {i} show {p}?
-|
-Can any {p} be seen in the {i}?
-Are {p} visible in the {i}?
-Is {a} visible?
-Does the {i} include any {p}?
-Do you notice {a} in this {i}?
-I see {a} in the {i}.
-%
-exact
-Are there {n} {q} in the {i}?
-Are there {n} {q}?
-Are there exactly {n} {q} in the {i}?
-Are there exactly {n} {q}?
-Do you see {n} {q}?
-Does the {i} show {n} {q}?
-Does the {i} contain exactly {n} {q}?
-Is the number of {p} {n}?
-There are {n} {q} in the {i}.
-|
-Can you see {n} {q} in the {i}?
-Is it true that there are {n} {q}?
-The {i} contains {n} {q}.
-%
-at least
-Are there at least {n} {q} in the {i}?
-Are there at least {n} {q}?
-Do you see at least {n} {q}?
-Does the {i} show at least {n} {q}?
-There are at least {n} {q}.
-Are there {n} or more {p}?
-|
-Can you see at least {n} {q} in the {i}?
-Does the {i} contain at least {n} {q}?
-%
-caption
-Describe the {i}.
-Describe the {i}.
-Describe this {i}.
-Please describe the {i}.
-Can you describe this {i}?
-What does the {i} show?
-Write a caption for this {i}.
-Write a caption for this {i}.
-Write a caption.
-Write a short caption for the {i}.
-Describe the {i} in detail.
-Describe the {i} in detail.
-Caption the {i}.
-Caption this.
-What is shown in this {i}?
-What does this {i} show?
-Give a description of the {i}.
-Tell me what the {i} shows.
-|
-Could you describe the {i}?
-Give me a caption for this {i}.
-Please write a description of this {i}.
-What is this {i} about?
-%
-list
-What is in the {i}?
-What is in the {i}?
-What do you see?
-What can you see in the {i}?
-What objects are in the {i}?
-Which objects do you see?
-Which objects are in the {i}?
-What things are in the {i}?
-What is this?
-What do you see here?
-List the objects in the {i}.
-List all objects.
-Name the objects in the {i}.
-What is there?
-|
-What can be seen here?
-Tell me what is in the {i}.
-Which things can you see?
-%
-total
-How many {o} are in the {i}?
-How many {o} are there in total?
-How many {o} are there?
-How many {o} are there in the {i}?
-Count all {o}.
-Count the {o}.
-How many {o} do you see in the {i}?
-What is the total number of {o}?
-|
-How many {o} can you count in total?
-Tell me the total number of {o}.
-%
-kinds
-How many kinds of objects are there?
-How many different kinds of objects are in the {i}?
-How many types of objects do you see?
-How many kinds of things are in the {i}?
-|
-How many different types of objects are there?
-%
-position
-Where is the {s}?
-Where is the {s}?
-Where is the {s} in the {i}?
-Where do you see the {s}?
-Where can I find the {s}?
-In which part of the {i} is the {s}?
-In which part of the {i} do you see the {s}?
-What is the position of the {s}?
-Tell me where the {s} is.
-Locate the {s}.
-|
-Where in the {i} is the {s}?
-Can you tell me where the {s} is?
-Please find the {s}.
-%
-relation
-Is the {s} {r} the {t}?
-Is the {s} {r} the {t}?
-Is the {s} {r} the {t} in the {i}?
-Do you see the {s} {r} the {t}?
-The {s} is {r} the {t}.
-Can you see that the {s} is {r} the {t}?
-|
-Is it true that the {s} is {r} the {t}?
-Would you say the {s} is {r} the {t}?
-%
-direction
-Where is the {s} relative to the {t}?
-Where is the {s} compared to the {t}?
-On which side of the {t} is the {s}?
-|
-Where is the {s} seen from the {t}?
-%
-color
-What {c} {v} the {q}?
-What {c} {v} the {q}?
-Which {c} {d} the {q} have?
-What is the {c} of the {q}?
-Tell me the {c} of the {q}.
-What {c} {d} the {q} have?
-|
-Can you tell me the {c} of the {q}?
-The {q}: which {c}?
-%
-is color
-{V} the {q} {t}?
-{V} the {q} {t} in this {i}?
-{V} the {c} of the {q} {t}?
-|
-Is it true that the {q} {v} {t}?
-%
-background
-What {c} is the background?
-What is the background {c}?
-What is the {c} of the background?
-What {c} is the background of the {i}?
-Which {c} does the background have?
-Which {c} is the background?
-Background {c}?
-Tell me the {c} of the background.
-|
-What {c} does the background have?
-Can you name the {c} of the background?
-%
-compare
-Are there {m} {p} than {q}?
-Are there {m} {p} than {q}?
-Are there {m} {p} than {q} in the {i}?
-Do you see {m} {p} than {q}?
-Does the {i} show {m} {p} than {q}?
-There are {m} {p} than {q}.
-|
-Can you see {m} {p} than {q}?
-Does the {i} contain {m} {p} than {q}?
-%
-classify
-Which of these fits the {i}: {l}?
-Which of these fits the {i}: {l}?
-Which of these does the {i} show: {l}?
-Which of these is it: {l}?
-Choose what fits the {i}: {l}.
-|
-Which of these describes the {i}: {l}?
-%
-most
-What is the most common object?
-Which object is most common?
-Which object appears most often?
-What is there the most of?
-Which kind of object is most common?
-What object do you see most often?
-|
-What is the most frequent object?
-Which object is the most common in the {i}?
-%
-group count
-How many {p} are in the {i}?
-How many {p} are there?
-How many {p} do you see?
-Count the {p}.
-|
-How many {p} can you see in the {i}?
-%
-group presence
-Is there {a} in the {i}?
-Are there any {p}?
-Do you see any {p}?
-Does the {i} show {a}?
-|
-Are there any {p} in the {i}?
-%
-group list
-What {p} do you see?
-Which {p} are in the {i}?
-What {p} are there?
-Which {p} do you see?
-|
-What {p} are in the {i}?
-%
-and count
-And {p}?
-And the {p}?
-And how many {p}?
-What about the {p}?
-What about {p}?
-How about {p}?
-|
-And what about {p}?
-%
-and presence
-And {a}?
-What about {a}?
-How about {a}?
-Is there also {a}?
-Are there also {p}?
-|
-And what about {a}?
-%
-and where
-Where is it?
-And where is it?
-Where in the {i} is it?
-Where is that?
-|
-Tell me where it is.
-%
-and color
-What {c} {v} {it}?
-Which {c} {d} {it} have?
-And the {c}?
-|
-Tell me the {c}.
-%
-and how many
-How many are there?
-How many of them are there?
-How many?
-How many of them do you see?
-|
-Tell me how many.
-%
-sure
-Are you sure?
-Really?
-Are you certain?
-|
-Is that right?""".split("\n%\n")}
-
-PICTURE_WORDS = ["image", "image", "image", "picture", "picture", "photo"]
-OBJECT_WORDS = ["objects", "things", "items"]
-
-
-class Wording:
-    """Chooses ways to ask: all that are trained, or the held-out ones."""
-
-    def __init__(self, heldout=False, plain=False):
-        self.heldout = heldout    # ask in held-out ways
-        self.plain = plain        # without slips of the keyboard and synonyms
-
-    def phrase(self, rng, kind, **parts):
-        text = rng.choice(WORDINGS[kind][1 if self.heldout else 0])
-        parts.setdefault("i", rng.choice(PICTURE_WORDS))
-        parts.setdefault("c", rng.choice(["color", "color", "color", "colour"]))
-        text = text.format(**parts)
-        text = text[0].upper() + text[1:]
-        return text if self.plain else as_typed(rng, text)
-
-    def called(self, rng, name):
-        """The name or, now and then, a synonym."""
-        return rng.choice(words.SYNONYMS[name]) if not self.plain and rng.random() < .2 and words.SYNONYMS.get(name) else name
-
-
-def as_typed(rng, text):
-    """Now and then: all in lower case, without the last mark, or with please."""
-    chance = rng.random()
-    if chance < .06:
-        return text.lower()
-    if chance < .11:
-        return text.rstrip("?.")
-    if chance < .14:
-        return text.lower().rstrip("?.")
-    if chance < .16 and text[-1] == "?":
-        return text[:-1] + ", please?"
-    return text
-
-
 def names_of(name):
     """The parts of a phrase that a noun fills."""
     return {"s": name, "p": plural(name), "a": with_article(name)}
@@ -457,18 +82,19 @@ def presence_answer(view, name):
     return f"Yes, there {'is' if number == 1 else 'are'} {counted(number, name)} in the image."
 
 
-def absent_name(rng, view):
-    """Something that is not in the picture: a known kind, an unknown thing or a word without meaning."""
+def absent_name(rng, view, wording):
+    """Something that is not in the picture: a known kind, an unknown thing or, in training, a word without meaning."""
     while True:
         chance = rng.random()
-        name = (rng.choice(KINDS) if chance < .62 else rng.choice(words.UNKNOWN) if chance < .84 else words.pseudo_word(rng))
+        name = (rng.choice(KINDS) if chance < .62 else rng.choice(words.UNKNOWN) if chance < .84 or wording.heldout
+                else words.pseudo_word(rng))
         if name not in view.count:
             return name
 
 
-def some_name(rng, view, present):
+def some_name(rng, view, wording, present):
     """A kind that is there, with this probability, or something that isn't."""
-    return rng.choice(view.kinds) if view.kinds and rng.random() < present else absent_name(rng, view)
+    return rng.choice(view.kinds) if view.kinds and rng.random() < present else absent_name(rng, view, wording)
 
 
 def said(rng, wording, name):
@@ -476,19 +102,19 @@ def said(rng, wording, name):
 
 
 def ask_count(rng, view, wording, name=None, kind="count"):
-    name = name or some_name(rng, view, .78)
+    name = name or some_name(rng, view, wording, .78)
     return Round("count", wording.phrase(rng, kind, **said(rng, wording, name)), there_are(view.number(name), name), name)
 
 
 def ask_presence(rng, view, wording, name=None, kind="presence"):
-    name = name or some_name(rng, view, .5)
+    name = name or some_name(rng, view, wording, .5)
     return Round("presence", wording.phrase(rng, kind, **said(rng, wording, name)), presence_answer(view, name), name)
 
 
 def ask_exact(rng, view, wording):
     if not view.kinds:
         return None
-    name = some_name(rng, view, .9)
+    name = some_name(rng, view, wording, .9)
     truth = view.number(name)
     least = rng.random() < .4
     near = [n for n in (range(2, 10) if least else range(1, 10)) if abs(n - truth) <= 3]
@@ -531,7 +157,7 @@ def ask_kinds(rng, view, wording):
 
 def ask_position(rng, view, wording):
     if rng.random() < .12:    # of a thing that is not there
-        name = absent_name(rng, view)
+        name = absent_name(rng, view, wording)
         return Round("position of nothing", wording.phrase(rng, "position", **said(rng, wording, name)),
                      f"There is no {name} in the image.", name)
     placed = view.placed()
@@ -629,6 +255,8 @@ def ask_classify(rng, view, wording):
     else:
         return None
     labels = [right, *rng.sample(pool, rng.randint(1, 5))]
+    if right in KINDS and not wording.plain and rng.random() < .25:
+        right, labels = plural(right), [plural(label) for label in labels]
     rng.shuffle(labels)
     return Round("classify", wording.phrase(rng, "classify", l=", ".join(labels)), right)
 
@@ -662,7 +290,7 @@ def ask_follow_up(rng, view, wording, last):
     task, name = last.task, last.name
     options = []
     if task in ("count", "presence"):
-        other = some_name(rng, view, .7 if task == "count" else .5)
+        other = some_name(rng, view, wording, .7 if task == "count" else .5)
         if other != name:
             ask = ask_count if task == "count" else ask_presence
             options += [lambda: ask(rng, view, wording, other, "and " + task)] * 3

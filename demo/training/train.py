@@ -7,7 +7,6 @@ seeded and each taken up where it was when the run is started again:
     scenes      draw 64 000 pictures                                demo/scene.py, drawing.py
     tokenizer   SentencePiece on questions and answers about them   questions.py, tokenization.py
     vision      tower and resampler, asked directly what they see   vision.py
-    resampler   the resampler alone                                 vision.py
     language    decoder, on dialogues about pictures and without    language.py
 
 and then DIR receives config.json, tokenizer.model and model.safetensors (bf16).
@@ -36,7 +35,7 @@ from safetensors_file import save_bf16
 from tokenization import PREAMBLE, Tokenizer
 
 TRAIN_SCENES, HELDOUT_SCENES = 64000, 2000
-VISION_STEPS, RESAMPLER_STEPS, LANGUAGE_STEPS = 9000, 4000, 5000
+VISION_STEPS, LANGUAGE_STEPS = 9000, 5000
 
 
 class Log:
@@ -72,7 +71,7 @@ class Exam:
                 elif task == "caption":
                     question = PROMPTS["caption_brief"]
                 self.asked.append((number, task, first, question, expected))
-        self.latents = language.resample(model, vision.encode_patches(model, pictures, lambda text: None))[0]
+        self.latents = vision.encode(model, pictures, lambda text: None)[0]
 
     def answers(self, numbers, histories, asked):
         """Greedy answers as texts."""
@@ -164,12 +163,10 @@ def main():
 
     log("vision tower and resampler")
     measured = heldout[0], vision.Labels(heldout[1], model.vision_encoder["visual"].grid)
-    probes = vision.train(model, pictures, truths, measured, part(VISION_STEPS), inside("vision.pt"), log)
-    patches = vision.encode_patches(model, pictures, log)
-    log("resampler alone")
-    vision.tune_resampler(model, probes, patches, truths, measured, part(RESAMPLER_STEPS), inside("resampler.pt"), log)
+    vision.train(model, pictures, truths, measured, part(VISION_STEPS), inside("vision.pt"), log)
+    latents = vision.encode(model, pictures, log)
     log("decoder")
-    language.train(model, tokenizer, patches, truths, part(LANGUAGE_STEPS), inside("language.pt"), log,
+    language.train(model, tokenizer, latents, truths, part(LANGUAGE_STEPS), inside("language.pt"), log,
                    Exam(model, tokenizer, *heldout, log))
 
     save_bf16(model.state_dict(), os.path.join(args.folder, "model.safetensors"))

@@ -280,56 +280,18 @@ def train(model, pictures, truths, heldout, steps, checkpoint, report):
 
 
 @torch.no_grad()
-def encode_patches(model, pictures, report):
-    """Patch tokens of all pictures and of their mirror images: bf16 [2, scenes, N, width]."""
-    count, vision = len(pictures), model.vision_encoder["visual"]
-    patches = torch.empty(2, count, vision.grid ** 2, model.config["vision"]["width"], dtype=torch.bfloat16)
-    for first in range(0, count, 128):
+def encode(model, pictures, report):
+    """Latents of all pictures and of their mirror images: bf16 [2, scenes, L, width]."""
+    latents = torch.empty(2, len(pictures), model.config["perceiver"]["num_latents"], model.config["vision"]["width"],
+                          dtype=torch.bfloat16)
+    for first in range(0, len(pictures), 128):
         x = pixels_of(pictures[first:first + 128])
         with torch.autocast("cpu", torch.bfloat16):
-            patches[0, first:first + 128] = vision(x).bfloat16()
-            patches[1, first:first + 128] = vision(x.flip(-1)).bfloat16()
+            latents[0, first:first + 128] = model.encode(x)[1].bfloat16()
+            latents[1, first:first + 128] = model.encode(x.flip(-1))[1].bfloat16()
         if first % 12800 == 0:
-            report(f"encoded {first} of {count} pictures")
-    return patches
-
-
-def tune_resampler(model, probes, patches, truths, heldout, steps, checkpoint, report):
-    """Second part of the stage: the resampler alone, on what the tower has made of all pictures.
-
-    The tower can tell counts before the resampler has learned to pass them on; alone it
-    learns several times as fast.
-    """
-    torch.manual_seed(3)
-    labels = Labels(truths, model.vision_encoder["visual"].grid)
-    optimizers = Optimizers((model.perceiver, probes), steps, muon_rate=.012, adam_rate=1.5e-3, decay=.8)
-    if os.path.exists(checkpoint):
-        state = torch.load(checkpoint)
-        model.load_state_dict(state["model"])
-        probes.load_state_dict(state["probes"])
-        optimizers.load_state_dict(state["optimizers"])
-    started, first, mean = time.time(), optimizers.step_number, {}
-    while optimizers.step_number < steps:
-        rng = numpy.random.default_rng([3, optimizers.step_number])
-        index = rng.integers(0, len(truths), BATCH)
-        flipped = rng.random(BATCH) < .5
-        targets = {name: torch.from_numpy(value) for name, value in labels.of_latents(labels.chosen(index, flipped)).items()}
-        targets["background"] = torch.from_numpy(labels.background[index])
-        with torch.autocast("cpu", torch.bfloat16):
-            latents = model.perceiver(patches[flipped.astype(int), index].float())
-            losses = latent_losses(probes, latents, targets)
-        optimizers.step(sum(losses.values()))
-        for name, loss in losses.items():
-            mean[name] = mean.get(name, loss.item()) * .98 + loss.item() * .02
-        step = optimizers.step_number
-        if step % 200 == 0:
-            rate = (step - first) / (time.time() - started)
-            report(f"step {step} of {steps}, {rate * BATCH:.0f} pictures/s, {(steps - step) / rate / 60:.1f} min left, "
-                   + " ".join(f"{name} {loss:.3f}" for name, loss in mean.items()))
-        if step % 1000 == 0 or step == steps:
-            report(f"held out: {measure(model, probes, *heldout, 500 if step < steps else 2000)}")
-            save({"model": model.state_dict(), "probes": probes.state_dict(),
-                  "optimizers": optimizers.state_dict()}, checkpoint)
+            report(f"encoded {first} of {len(pictures)} pictures")
+    return latents
 
 
 def save(state, path):
