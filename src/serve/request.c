@@ -52,6 +52,9 @@ request_create(uint64_t id, uint8_t *payload, size_t size, void *connection)
 		status_hint(&request->status,
 					"The library may be newer than the engine: run SELECT mmgpt_restart().");
 	}
+	else if (request->kind >= WIRE_KIND_TRAIN_ENCODE)
+		status_set(&request->status, STATUS_NOT_SUPPORTED,
+				   "this engine does not train for others yet");
 	else
 		request_read_adapter(request);
 	return request;

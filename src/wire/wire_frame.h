@@ -18,6 +18,20 @@
  *	engine  -> ANSWER(id) | ERROR(id)		the last frame of a request
  *	backend -> CANCEL(id)					any time; the answer, if one comes, is dropped
  *
+ * A training is a number of requests on one connection, to which it belongs: closing the connection
+ * frees it. At most one is open on a connection, and one in the engine; others wait for their turn.
+ *
+ *	TRAIN_OPEN							answered when it is this connection's turn
+ *	TRAIN_ROW...						the rows, any number of them in flight
+ *	TRAIN_START							no more rows; from a checkpoint, if there is one
+ *	TRAIN_STEP...						work for a while; the answer tells what came out
+ *	TRAIN_SAVE, TRAIN_ADAPTER			at any time between two TRAIN_STEPs
+ *	TRAIN_CLOSE							the next one has its turn
+ *
+ * These have no STARTED: what they do is work on the training, not on the request. TRAIN_ENCODE,
+ * which makes a row of texts and a picture, and EVALUATE are requests like any other, on any
+ * connection.
+ *
  * Where no engine could be kept running, the supervisor answers on its behalf: one
  * ERROR frame with id 0 in place of HELLO, and the connection is closed.
  *
@@ -31,7 +45,7 @@
 #include <stdint.h>
 
 /* Raised with every change of frames, messages or fields. */
-#define WIRE_VERSION 2
+#define WIRE_VERSION 3
 
 #define WIRE_HEADER_SIZE 16
 

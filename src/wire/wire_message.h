@@ -5,7 +5,7 @@
  * and that many bytes. A field stands at most once; unknown tags are skipped.
  * Text is UTF-8 without a NUL. A list of texts is, for each, its length in bytes (u32)
  * and the bytes. The image of a request is its last field, so that a backend can send it
- * straight from where it lies; so are the tensors of an adapter.
+ * straight from where it lies; so are the tensors of an adapter, pixels and checkpoints.
  *
  * Writers fill a buffer of the caller's and readers point into one: nothing
  * here allocates, so the same file serves palloc on one side and the arena on
@@ -37,8 +37,47 @@ typedef enum WireKind
 	WIRE_KIND_CLASSIFY_MULTI = 12,	/* the same -> PLACES */
 	/* ADAPTER_CONFIG, ADAPTER_TENSORS -> JSON, what the adapter is; fails where it does not fit */
 	WIRE_KIND_ADAPTER_CHECK = 13,
+	/*
+	 * PROMPT (the instruction), optional INPUT, RESPONSE; or CONVERSATION; optional OPTIONS (of the
+	 * training, for max_length), IMAGE, MAX_PIXELS and IMAGE_RULES -> TOKENS, TARGETS, PIXELS where
+	 * there is an image. Fails where no training could use the row
+	 */
+	WIRE_KIND_TRAIN_ENCODE = 14,
+	/*
+	 * Optional OPTIONS (of a training), ADAPTER_CONFIG and ADAPTER_TENSORS (the adapter to go on
+	 * from) -> JSON {"model": digest, "rank", "alpha", "targets": [name...], "pixels": S}
+	 */
+	WIRE_KIND_TRAIN_OPEN = 15,
+	/* TOKENS, TARGETS, optional PIXELS -> nothing. A failure leaves the training as it was */
+	WIRE_KIND_TRAIN_ROW = 16,
+	/*
+	 * Optional CHECKPOINT -> JSON {"rows_image", "rows_language", "rows_validation", "pictures",
+	 * "micro_steps", "micro_step", "memory": {"rows", "pictures", "parameters", "activations",
+	 * "scratch", "total" (bytes), "pass_tokens", "trained_layers", "kept_layers"}}
+	 */
+	WIRE_KIND_TRAIN_START = 17,
+	/*
+	 * BUDGET_MS: work for so long, or until training is done -> JSON {"done", "early", "pictures",
+	 * "pictures_encoded", "micro_step", "micro_steps", "optimizer_steps", "tokens", "seconds",
+	 * "best_micro_step", "steps": [{"step", "loss_vision", "loss_language", "grad_norm",
+	 * "learning_rate", "validation_loss_vision"?, "validation_loss_language"?}...]}. A loss is null
+	 * where there was no such row. "seconds" are those in which this training computed, since
+	 * TRAIN_OPEN; "early" says that validations stopped it; "best_micro_step" is the one whose
+	 * adapter is the result, 0 unless it stopped early
+	 */
+	WIRE_KIND_TRAIN_STEP = 18,
+	WIRE_KIND_TRAIN_SAVE = 19,	/* -> CHECKPOINT */
+	/* -> JSON, what the adapter is, as of ADAPTER_CHECK; ADAPTER_CONFIG, ADAPTER_TENSORS */
+	WIRE_KIND_TRAIN_ADAPTER = 20,
+	WIRE_KIND_TRAIN_CLOSE = 21,	/* -> nothing */
+	/*
+	 * TOKENS, TARGETS, optional PIXELS -> REAL, the sum of -log p (natural) of the targets; INTEGER,
+	 * how many these are; BOOLEAN, whether each of them is the most likely token, so that greedy
+	 * decoding gives just this response
+	 */
+	WIRE_KIND_EVALUATE = 22,
 
-	WIRE_KIND_LAST = 13
+	WIRE_KIND_LAST = 22
 } WireKind;
 
 typedef enum WireField
@@ -63,6 +102,17 @@ typedef enum WireField
 	WIRE_FIELD_NUM_BEAMS = 15,	/* u32 */
 	WIRE_FIELD_LABELS = 16,		/* list of texts, what a picture may be classified as */
 
+	/* of a row to train on; TOKENS, TARGETS and PIXELS of an answer too */
+	WIRE_FIELD_INPUT = 17,		/* text of an "### Input:" block; absent or empty: none */
+	WIRE_FIELD_RESPONSE = 18,	/* text */
+	/* JSON text, [{"role", "content"}...], the last turn the assistant's */
+	WIRE_FIELD_CONVERSATION = 19,
+	WIRE_FIELD_TOKENS = 20,		/* i32 each: token ids */
+	/* i32 each, one for each token: the token itself where it is trained, negative elsewhere */
+	WIRE_FIELD_TARGETS = 21,
+	WIRE_FIELD_IMAGE_RULES = 22,	/* text: display (absent: that) or original */
+	WIRE_FIELD_BUDGET_MS = 23,	/* u32, how long to work on a training */
+
 	/* of a request with an adapter */
 	WIRE_FIELD_ADAPTER = 24,	/* text, 64 hexadecimal digits: the digest; absent: no adapter */
 	WIRE_FIELD_ADAPTER_NAME = 25,	/* text, for messages */
@@ -71,6 +121,10 @@ typedef enum WireField
 	/* the files of an adapter: payload of ADAPTER, and of a request to check one */
 	WIRE_FIELD_ADAPTER_CONFIG = 28,	/* JSON text */
 	WIRE_FIELD_ADAPTER_TENSORS = 29,	/* bytes of a safetensors file; the last field */
+
+	/* u8 [S, S, 3], a picture as the model takes it; the last field */
+	WIRE_FIELD_PIXELS = 30,
+	WIRE_FIELD_CHECKPOINT = 31,	/* bytes, the state of a training; the last field */
 
 	/* of an answer */
 	WIRE_FIELD_TEXT = 32,		/* text */
