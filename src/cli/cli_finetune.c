@@ -232,13 +232,14 @@ static bool
 start_training(FinetuneJob *job, const CliArguments *arguments, Status *status)
 {
 	ModelOptions options = {.media_bytes = 1};	/* encoded pictures are kept by the trainer */
+	AdapterSource initial = {.directory = cli_value(arguments, "--initial-adapter")};
 	size_t		limit;
 
 	if (!cli_open_model(arguments, arguments->positional[0], &options, &job->opened, status))
 		return false;
 	status_clear(status);
 	job->trainer = trainer_create(job->opened.model, &job->options,
-								  cli_value(arguments, "--initial-adapter"), status);
+								  initial.directory == NULL ? NULL : &initial, status);
 	if (job->trainer == NULL || !finetune_rows_read(&job->rows, job->trainer, status) ||
 		!memory_limit(arguments, &limit, status))
 		return false;

@@ -78,22 +78,20 @@ read_config(const json_t *root, const char *file, int *r, double *alpha, Status 
 	return check_variant(root, file, status);
 }
 
-/* Read the config from a text. */
-static bool
-parse_config(const char *text, size_t length, const char *file, int *r, double *alpha,
-			 Status *status)
+bool
+adapter_parse_config(const AdapterContent *content, int *r, double *alpha, Status *status)
 {
 	json_error_t error;
-	json_t	   *root = json_loadb(text, length, JSON_DECODE_ANY, &error);
+	json_t	   *root = json_loadb(content->config, content->config_length, JSON_DECODE_ANY, &error);
 	bool		good;
 
 	if (root == NULL)
 	{
-		status_set(status, STATUS_INVALID_MODEL, "\"%s\" is not valid JSON", file);
+		status_set(status, STATUS_INVALID_MODEL, "\"%s\" is not valid JSON", CONFIG_FILE);
 		return status_detail(status, "%s at line %d, column %d.", error.text, error.line,
 							 error.column);
 	}
-	good = read_config(root, file, r, alpha, status);
+	good = read_config(root, CONFIG_FILE, r, alpha, status);
 	json_decref(root);
 	return good;
 }
@@ -205,8 +203,7 @@ adapter_check_content(const Model *model, const AdapterContent *content,
 	memset(description, 0, sizeof(*description));
 	if (arena == NULL)
 		return status_out_of_memory(status, 0);
-	good = parse_config(content->config, content->config_length, CONFIG_FILE, &description->rank,
-						&description->alpha, status);
+	good = adapter_parse_config(content, &description->rank, &description->alpha, status);
 	store = !good ? NULL : tensor_store_open_bytes(content->tensors, content->tensors_length,
 												   TENSORS_FILE, arena, status);
 	good = store != NULL && check_pairs(model, store, description, status);
@@ -237,7 +234,7 @@ adapter_open_content(Model *model, const AdapterContent *content, Status *status
 	double		alpha;
 	int			r;
 
-	if (!parse_config(content->config, content->config_length, CONFIG_FILE, &r, &alpha, status))
+	if (!adapter_parse_config(content, &r, &alpha, status))
 		return NULL;
 	adapter = adapter_allocate(model, status);
 	if (adapter == NULL)

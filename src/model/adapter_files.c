@@ -187,9 +187,9 @@ adapter_files_save(const AdapterFiles *files, const char *directory, Status *sta
 
 /* ---- reading ---- */
 
-/* The store of a directory's tensors in an arena of its own; NULL with a failure. */
+/* The store of an adapter's tensors in an arena of its own; NULL with a failure. */
 static TensorStore *
-open_tensors(const char *directory, Arena **arena, Status *status)
+open_tensors(const AdapterSource *source, Arena **arena, Status *status)
 {
 	TensorStore *store;
 
@@ -199,7 +199,10 @@ open_tensors(const char *directory, Arena **arena, Status *status)
 		status_out_of_memory(status, 0);
 		return NULL;
 	}
-	store = tensor_store_open(directory, TENSORS_FILE, *arena, status);
+	store = source->directory != NULL
+		? tensor_store_open(source->directory, TENSORS_FILE, *arena, status)
+		: tensor_store_open_bytes(source->content.tensors, source->content.tensors_length,
+								  TENSORS_FILE, *arena, status);
 	if (store == NULL)
 		arena_free(*arena);
 	return store;
@@ -212,16 +215,25 @@ close_tensors(TensorStore *store, Arena *arena)
 	arena_free(arena);
 }
 
+static bool
+read_shape(const AdapterSource *source, AdapterShape *shape, Status *status)
+{
+	return source->directory != NULL
+		? adapter_read_config(source->directory, &shape->r, &shape->alpha, status)
+		: adapter_parse_config(&source->content, &shape->r, &shape->alpha, status);
+}
+
 bool
-adapter_files_shape(const Model *model, const char *directory, AdapterShape *shape, Status *status)
+adapter_files_shape(const Model *model, const AdapterSource *source, AdapterShape *shape,
+					Status *status)
 {
 	Arena	   *arena;
 	TensorStore *store;
 
 	memset(shape, 0, sizeof(*shape));
-	if (!adapter_read_config(directory, &shape->r, &shape->alpha, status))
+	if (!read_shape(source, shape, status))
 		return false;
-	store = open_tensors(directory, &arena, status);
+	store = open_tensors(source, &arena, status);
 	if (store == NULL)
 		return false;
 	for (int layer = 0; layer < model->config.decoder.layers; layer++)
@@ -266,11 +278,11 @@ read_pair(const Model *model, TensorStore *store, const AdapterShape *shape, Ada
 }
 
 bool
-adapter_files_read(const Model *model, const char *directory, const AdapterShape *shape,
+adapter_files_read(const Model *model, const AdapterSource *source, const AdapterShape *shape,
 				   AdapterMatrixFunction take, void *argument, Status *status)
 {
 	Arena	   *arena;
-	TensorStore *store = open_tensors(directory, &arena, status);
+	TensorStore *store = open_tensors(source, &arena, status);
 	const StoredTensor *unused;
 	AdapterMatrix matrix;
 	int			place = 0;

@@ -27,6 +27,13 @@ typedef struct AdapterMatrix
 	int			columns;
 } AdapterMatrix;
 
+/* Where the files of an adapter are. */
+typedef struct AdapterSource
+{
+	const char *directory;		/* NULL: in memory */
+	AdapterContent content;		/* then: the caller's bytes */
+} AdapterSource;
+
 /* Gives or takes the values f32 [rows, columns] of one matrix. */
 typedef void (*AdapterMatrixFunction) (void *argument, const AdapterMatrix *matrix, float *values);
 
@@ -56,15 +63,15 @@ extern bool adapter_files_prepare(const char *directory, Status *status);
  */
 extern bool adapter_files_save(const AdapterFiles *files, const char *directory, Status *status);
 
-/* What a directory's adapter consists of: targets are those that any layer has. */
-extern bool adapter_files_shape(const Model *model, const char *directory, AdapterShape *shape,
-								Status *status);
+/* What an adapter consists of: targets are those that any layer has. */
+extern bool adapter_files_shape(const Model *model, const AdapterSource *source,
+								AdapterShape *shape, Status *status);
 
 /*
  * Hand every matrix of the shape to take, as f32. STATUS_INVALID_MODEL names a matrix that
  * the files lack, one that is of another rank, and a tensor that is not of the shape.
  */
-extern bool adapter_files_read(const Model *model, const char *directory,
+extern bool adapter_files_read(const Model *model, const AdapterSource *source,
 							   const AdapterShape *shape, AdapterMatrixFunction take,
 							   void *argument, Status *status);
 

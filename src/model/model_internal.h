@@ -326,6 +326,10 @@ extern bool lora_target_exists(const Model *model, int layer, LoraTarget target)
  */
 extern bool adapter_read_config(const char *directory, int *r, double *alpha, Status *status);
 
+/* The same of files in memory. */
+extern bool adapter_parse_config(const AdapterContent *content, int *r, double *alpha,
+								 Status *status);
+
 /*
  * The pair of a target in an adapter's files, NULL both if it is not there; checked to fit the
  * model.

@@ -72,15 +72,36 @@ digest_bytes(const uint8_t *bytes, size_t size, uint8_t digest[DIGEST_SIZE])
 }
 
 bool
+trainer_at_rest(const Trainer *trainer)
+{
+	return (trainer->phase == PHASE_BEGIN || trainer->phase == PHASE_DONE ||
+			trainer->phase == PHASE_PICTURES);
+}
+
+void
+checkpoint_seal(uint8_t *bytes, size_t size)
+{
+	digest_bytes(bytes, size - DIGEST_SIZE, bytes + size - DIGEST_SIZE);
+}
+
+bool
 trainer_save(const Trainer *trainer, Arena *arena, uint8_t **bytes, size_t *size, Status *status)
+{
+	if (!trainer_copy(trainer, arena, bytes, size, status))
+		return false;
+	checkpoint_seal(*bytes, *size);
+	return true;
+}
+
+bool
+trainer_copy(const Trainer *trainer, Arena *arena, uint8_t **bytes, size_t *size, Status *status)
 {
 	const TrainerReport *report = &trainer->report;
 	size_t		flat = flat_bytes(trainer);
 	CheckpointHeader header;
 	Tensor		flats[FLATS];
 
-	if (trainer->phase != PHASE_BEGIN && trainer->phase != PHASE_DONE &&
-		trainer->phase != PHASE_PICTURES)
+	if (!trainer_at_rest(trainer))
 		return status_set(status, STATUS_INTERNAL, "a checkpoint in the middle of a micro step");
 	*size = sizeof(header) + FLATS * flat + DIGEST_SIZE;
 	*bytes = arena_take(arena, *size);
@@ -103,11 +124,25 @@ trainer_save(const Trainer *trainer, Arena *arena, uint8_t **bytes, size_t *size
 		trainer->model->backend->ops->download(trainer->model->backend,
 											   *bytes + sizeof(header) + (size_t) i * flat,
 											   flats[i].data, flat);
-	digest_bytes(*bytes, *size - DIGEST_SIZE, *bytes + *size - DIGEST_SIZE);
 	return true;
 }
 
-/* Is this a whole checkpoint, and this trainer's? */
+bool
+checkpoint_verify(const uint8_t *bytes, size_t size, Status *status)
+{
+	uint8_t		digest[DIGEST_SIZE];
+
+	if (size >= sizeof(CheckpointHeader) + DIGEST_SIZE)
+	{
+		digest_bytes(bytes, size - DIGEST_SIZE, digest);
+		if (memcmp(digest, bytes + size - DIGEST_SIZE, DIGEST_SIZE) == 0 &&
+			memcmp(bytes, CHECKPOINT_MAGIC, sizeof(CHECKPOINT_MAGIC) - 1) == 0)
+			return true;
+	}
+	return status_set(status, STATUS_INVALID_ARGUMENT, "the checkpoint is damaged");
+}
+
+/* Is a whole checkpoint this trainer's? */
 static bool
 check_checkpoint(const Trainer *trainer, const uint8_t *bytes, size_t size,
 				 CheckpointHeader *header, Status *status)
@@ -118,11 +153,7 @@ check_checkpoint(const Trainer *trainer, const uint8_t *bytes, size_t size,
 		return status_set(status, STATUS_INVALID_ARGUMENT,
 						  "the checkpoint has %zu bytes and does not belong to this training",
 						  size);
-	digest_bytes(bytes, size - DIGEST_SIZE, digest);
 	memcpy(header, bytes, sizeof(*header));
-	if (memcmp(digest, bytes + size - DIGEST_SIZE, DIGEST_SIZE) != 0 ||
-		memcmp(header->magic, CHECKPOINT_MAGIC, sizeof(header->magic)) != 0)
-		return status_set(status, STATUS_INVALID_ARGUMENT, "the checkpoint is damaged");
 	digest_origin(trainer, digest);
 	if (memcmp(digest, header->origin, DIGEST_SIZE) == 0)
 		return true;
@@ -132,6 +163,12 @@ check_checkpoint(const Trainer *trainer, const uint8_t *bytes, size_t size,
 
 bool
 trainer_restore(Trainer *trainer, const uint8_t *bytes, size_t size, Status *status)
+{
+	return checkpoint_verify(bytes, size, status) && trainer_resume(trainer, bytes, size, status);
+}
+
+bool
+trainer_resume(Trainer *trainer, const uint8_t *bytes, size_t size, Status *status)
 {
 	TrainerReport *report = &trainer->report;
 	size_t		flat = flat_bytes(trainer);

@@ -192,7 +192,7 @@ make_first_values(Trainer *trainer, Status *status)
 }
 
 bool
-lora_parameters_begin(Trainer *trainer, const char *initial_adapter, Status *status)
+lora_parameters_begin(Trainer *trainer, const AdapterSource *initial_adapter, Status *status)
 {
 	LoraParameters *p = &trainer->parameters;
 

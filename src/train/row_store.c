@@ -50,6 +50,7 @@ bool
 row_store_begin(RowStore *store, Status *status)
 {
 	memset(store, 0, sizeof(*store));
+	digest_begin(&store->digest_state);
 	store->arena = arena_create();
 	return store->arena != NULL || status_out_of_memory(status, 0);
 }
@@ -254,6 +255,18 @@ copy_pictures(RowStore *store, const ModelConfig *config, const TrainingRow *row
 	return true;
 }
 
+static void
+digest_row(RowStore *store, const StoredRow *row)
+{
+	DigestState *state = &store->digest_state;
+
+	digest_add(state, &row->count, sizeof(row->count));
+	digest_add(state, row->ids, 2 * (size_t) row->count * sizeof(int32_t));
+	digest_add(state, &row->picture_count, sizeof(row->picture_count));
+	for (int i = 0; i < row->picture_count; i++)
+		digest_add(state, store->pictures[row->pictures[i]].digest, DIGEST_SIZE);
+}
+
 bool
 row_store_add(RowStore *store, const ModelConfig *config, const TrainingRow *row, int max_length,
 			  Status *status)
@@ -267,6 +280,7 @@ row_store_add(RowStore *store, const ModelConfig *config, const TrainingRow *row
 		!copy_pictures(store, config, row, &stored, status))
 		return false;
 	store->rows[store->count++] = stored;
+	digest_row(store, &stored);
 	return true;
 }
 
@@ -303,25 +317,6 @@ form_stream(RowStore *store, const TrainOptions *options, RowKind kind, Status *
 	return true;
 }
 
-static void
-digest_rows(RowStore *store)
-{
-	DigestState state;
-
-	digest_begin(&state);
-	for (int i = 0; i < store->count; i++)
-	{
-		const StoredRow *row = &store->rows[i];
-
-		digest_add(&state, &row->count, sizeof(row->count));
-		digest_add(&state, row->ids, 2 * (size_t) row->count * sizeof(int32_t));
-		digest_add(&state, &row->picture_count, sizeof(row->picture_count));
-		for (int j = 0; j < row->picture_count; j++)
-			digest_add(&state, store->pictures[row->pictures[j]].digest, DIGEST_SIZE);
-	}
-	digest_end(&state, store->digest);
-}
-
 bool
 row_store_finish(RowStore *store, const TrainOptions *options, Status *status)
 {
@@ -330,7 +325,7 @@ row_store_finish(RowStore *store, const TrainOptions *options, Status *status)
 	for (int kind = 0; kind < ROW_KINDS; kind++)
 		if (!form_stream(store, options, (RowKind) kind, status))
 			return false;
-	digest_rows(store);
+	digest_end(&store->digest_state, store->digest);
 	return true;
 }
 

@@ -25,11 +25,14 @@
 	(1u << LORA_Q_PROJ | 1u << LORA_K_PROJ | 1u << LORA_V_PROJ | 1u << LORA_O_PROJ | \
 	 1u << LORA_TO_Q | 1u << LORA_TO_KV | 1u << LORA_TO_OUT | 1u << LORA_FF_1 | 1u << LORA_FF_3)
 
+/* Pictures that are encoded in a slice, at most. */
+#define MAX_SLICE_PICTURES 16
+
 /* ---- beginning ---- */
 
 /* Rank, alpha and targets: as given, as the initial adapter has them, or the defaults. */
 static bool
-settle_shape(Trainer *trainer, const char *initial_adapter, Status *status)
+settle_shape(Trainer *trainer, const AdapterSource *initial_adapter, Status *status)
 {
 	AdapterShape *shape = &trainer->parameters.shape;
 	const TrainOptions *options = &trainer->options;
@@ -87,7 +90,7 @@ find_first_stages(Trainer *trainer)
 }
 
 Trainer *
-trainer_create(Model *model, const TrainOptions *options, const char *initial_adapter,
+trainer_create(Model *model, const TrainOptions *options, const AdapterSource *initial_adapter,
 			   Status *status)
 {
 	Trainer    *trainer = calloc(1, sizeof(Trainer));
@@ -99,6 +102,9 @@ trainer_create(Model *model, const TrainOptions *options, const char *initial_ad
 	}
 	trainer->model = model;
 	trainer->options = *options;
+	trainer->slice_pictures = model->options.max_images < MAX_SLICE_PICTURES
+		? model->options.max_images
+		: MAX_SLICE_PICTURES;
 	if (trainer->options.max_length > model->config.decoder.context)
 		trainer->options.max_length = model->config.decoder.context;
 	if (row_store_begin(&trainer->store, status) &&
@@ -131,6 +137,25 @@ trainer_add_row(Trainer *trainer, const TrainingRow *row, Status *status)
 		return status_set(status, STATUS_INTERNAL, "a row for a training that has begun");
 	return row_store_add(&trainer->store, &trainer->model->config, row,
 						 trainer->options.max_length, status);
+}
+
+size_t
+trainer_rows_bytes(const Trainer *trainer)
+{
+	return trainer->store.bytes;
+}
+
+/* Rows of the encoder that keep all cores busy; more of them in a slice hardly make it faster. */
+#define SHORT_SLICE_ROWS 256
+
+void
+trainer_shorten_slices(Trainer *trainer)
+{
+	int			rows = 1 + vision_patches(&trainer->model->config.vision);
+	int			most = rows < SHORT_SLICE_ROWS ? SHORT_SLICE_ROWS / rows : 1;
+
+	if (most < trainer->slice_pictures)
+		trainer->slice_pictures = most;
 }
 
 /* How many micro steps an epoch and the whole training have. */
@@ -247,14 +272,13 @@ mean_loss(const Trainer *trainer, RowKind kind)
 static bool
 slice_pictures(Trainer *trainer, TrainerEvent *event, Status *status)
 {
-	int			most = trainer->model->options.max_images;
+	int			most = trainer->slice_pictures;
 	int			latents = trainer->model->config.resampler.latents;
 	int			first = trainer->next_picture;
 	int			count = trainer->store.picture_count - first;
-	Picture		pictures[16];
+	Picture		pictures[MAX_SLICE_PICTURES];
 
 	count = count < most ? count : most;
-	count = count < 16 ? count : 16;
 	for (int i = 0; i < count; i++)
 		pictures[i] = trainer->store.pictures[first + i].picture;
 	if (count > 0 &&

@@ -28,12 +28,12 @@
 typedef struct Trainer Trainer;
 
 /*
- * Begin training; initial_adapter is a PEFT directory or NULL. Options that were not given (r,
- * alpha, targets) become those of the initial adapter, or the defaults; STATUS_INVALID_ARGUMENT
+ * Begin training from an adapter; NULL: from the first values of LoRA. Options that were not given
+ * (r, alpha, targets) become those of the initial adapter, or the defaults; STATUS_INVALID_ARGUMENT
  * when they contradict it. The model must outlive the trainer.
  */
 extern Trainer *trainer_create(Model *model, const TrainOptions *options,
-							   const char *initial_adapter, Status *status);
+							   const AdapterSource *initial_adapter, Status *status);
 extern void trainer_free(Trainer *trainer);
 
 /*
@@ -41,6 +41,15 @@ extern void trainer_free(Trainer *trainer);
  * and leaves the trainer as it was; STATUS_OUT_OF_MEMORY is no fault of the row.
  */
 extern bool trainer_add_row(Trainer *trainer, const TrainingRow *row, Status *status);
+
+/* Bytes that the rows take so far. */
+extern size_t trainer_rows_bytes(const Trainer *trainer);
+
+/*
+ * Encode fewer pictures in a slice, somewhat slower, so that those who ask the model wait for
+ * less. The result is the same.
+ */
+extern void trainer_shorten_slices(Trainer *trainer);
 
 /* Where the memory goes, in bytes, beside the model's own. */
 typedef struct TrainerMemory
@@ -115,11 +124,25 @@ extern void trainer_adapter_shape(const Trainer *trainer, AdapterShape *shape);
 extern bool trainer_save(const Trainer *trainer, Arena *arena, uint8_t **bytes, size_t *size,
 						 Status *status);
 
+/* Whether trainer_save may be called: the training stands between two micro steps. */
+extern bool trainer_at_rest(const Trainer *trainer);
+
 /*
  * Go on from saved bytes: right after trainer_start of a trainer with the same model, options
  * and rows (STATUS_INVALID_ARGUMENT if they differ, or the bytes are damaged).
  */
 extern bool trainer_restore(Trainer *trainer, const uint8_t *bytes, size_t size, Status *status);
+
+/*
+ * Both in two parts, as a digest over all bytes takes a while and no trainer: trainer_save is
+ * trainer_copy and checkpoint_seal, trainer_restore is checkpoint_verify and trainer_resume.
+ * checkpoint_seal and checkpoint_verify may run on any thread.
+ */
+extern bool trainer_copy(const Trainer *trainer, Arena *arena, uint8_t **bytes, size_t *size,
+						 Status *status);
+extern void checkpoint_seal(uint8_t *bytes, size_t size);
+extern bool checkpoint_verify(const uint8_t *bytes, size_t size, Status *status);
+extern bool trainer_resume(Trainer *trainer, const uint8_t *bytes, size_t size, Status *status);
 
 /*
  * Read the gradient of one matrix [rows, columns] as it is now, for tests; false if there is no

@@ -67,6 +67,7 @@ typedef struct RowStore
 	int			bucket_count;
 	size_t		bytes;
 	RowStream	streams[ROW_KINDS];
+	DigestState digest_state;	/* of the rows so far */
 	uint8_t		digest[DIGEST_SIZE];	/* of all rows in their order */
 } RowStore;
 
@@ -129,8 +130,9 @@ typedef struct LoraParameters
 /* Lay the matrices out, without memory for them. */
 extern bool lora_parameters_lay_out(Trainer *trainer, Status *status);
 extern size_t lora_parameters_bytes(const Trainer *trainer);
-/* Take memory; values from a directory, or the first values of LoRA where it is NULL. */
-extern bool lora_parameters_begin(Trainer *trainer, const char *initial_adapter, Status *status);
+/* Take memory; values from an adapter, or the first values of LoRA where it is NULL. */
+extern bool lora_parameters_begin(Trainer *trainer, const AdapterSource *initial_adapter,
+								  Status *status);
 extern void lora_parameters_free(Trainer *trainer);
 /* Pack the values for products. */
 extern void lora_parameters_publish(Trainer *trainer);
@@ -333,6 +335,7 @@ struct Trainer
 	AdapterRun	media_run;
 
 	TrainerPhase phase;
+	int			slice_pictures;	/* encoded in a slice, at most */
 	int			next_picture;
 	int			micro_step;		/* done */
 	int			optimizer_steps;

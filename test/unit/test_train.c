@@ -364,6 +364,7 @@ train_two_pictures(Engine *engine, const ForwardCases *cases, double step)
 	char		directory[] = "/tmp/mmgpt-train-XXXXXX";
 	AdapterShape shape = {3, 6, (1u << LORA_TARGETS) - 1};
 	MovedValues moved = {step};
+	AdapterSource initial = {.directory = directory};
 	const json_t *item = find_case(cases, "two_images");
 	Picture		pictures[4];
 	TrainingRow row = {.pictures = pictures,
@@ -375,7 +376,7 @@ train_two_pictures(Engine *engine, const ForwardCases *cases, double step)
 	train_options_defaults(&options);
 	save_adapter(engine, &shape, give_moved, &moved, directory);
 	if (!train_options_read(options_json, strlen(options_json), &options, &engine->status) ||
-		(trainer = trainer_create(engine->model, &options, directory, &engine->status)) == NULL ||
+		(trainer = trainer_create(engine->model, &options, &initial, &engine->status)) == NULL ||
 		!trainer_add_row(trainer, &row, &engine->status) ||
 		!trainer_start(trainer, 0, &engine->status))
 		engine_bail("trainer", &engine->status);

@@ -180,8 +180,11 @@ UNIT_TEST(wrong_checkpoints_are_refused)
 	UNIT_CHECK(!trainer_save(trainer, engine.arena, &middle, &size, &engine.status));
 	UNIT_CONTAINS(engine.status.message, "in the middle of a micro step");
 	UNIT_CHECK(!trainer_restore(trainer, bytes, size, &engine.status));
-	check_restore_fails(&engine, &run, &options, bytes, size - 1, "does not belong");
-	check_restore_fails(&engine, &run, &options, bytes, 3, "does not belong");
+	check_restore_fails(&engine, &run, &options, bytes, size - 1, "damaged");
+	check_restore_fails(&engine, &run, &options, bytes, 3, "damaged");
+	options.targets = 1u << LORA_Q_PROJ;
+	check_restore_fails(&engine, &run, &options, bytes, size, "does not belong");
+	options = run_options(&run);
 	options.seed = 9;
 	check_restore_fails(&engine, &run, &options, bytes, size, "another training");
 	bytes[size / 2] ^= 1;

@@ -423,12 +423,13 @@ UNIT_TEST(an_initial_adapter_says_rank_alpha_and_targets)
 	TrainOptions golden = run_options(&run);
 	AdapterShape shape = {golden.r, golden.alpha, golden.targets};
 	char		directory[] = "/tmp/mmgpt-train-XXXXXX";
+	AdapterSource initial = {.directory = directory};
 	TrainOptions options;
 	Trainer    *trainer;
 
 	save_adapter(&engine, &shape, give_initial, &run, directory);
 	train_options_defaults(&options);
-	trainer = trainer_create(engine.model, &options, directory, &engine.status);
+	trainer = trainer_create(engine.model, &options, &initial, &engine.status);
 	if (UNIT_CHECK(trainer != NULL))
 	{
 		trainer_adapter_shape(trainer, &shape);
@@ -438,14 +439,14 @@ UNIT_TEST(an_initial_adapter_says_rank_alpha_and_targets)
 	}
 	trainer_free(trainer);
 	options.r = golden.r + 1;
-	UNIT_CHECK(trainer_create(engine.model, &options, directory, &engine.status) == NULL);
+	UNIT_CHECK(trainer_create(engine.model, &options, &initial, &engine.status) == NULL);
 	UNIT_CONTAINS(engine.status.message, "option \"r\" differs from the initial adapter's");
 	options.r = 0;
 	options.targets = 1u << LORA_Q_PROJ;
-	UNIT_CHECK(trainer_create(engine.model, &options, directory, &engine.status) == NULL);
+	UNIT_CHECK(trainer_create(engine.model, &options, &initial, &engine.status) == NULL);
 	UNIT_CONTAINS(engine.status.message, "option \"target_modules\" differs");
 	engine_remove_adapter(directory);
-	UNIT_CHECK(trainer_create(engine.model, &options, directory, &engine.status) == NULL);
+	UNIT_CHECK(trainer_create(engine.model, &options, &initial, &engine.status) == NULL);
 	UNIT_CONTAINS(engine.status.message, "adapter_config.json");
 	run_close(&run);
 }

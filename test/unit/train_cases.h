@@ -189,10 +189,11 @@ run_trainer(Engine *engine, const TrainRun *run, const TrainOptions *options, co
 {
 	char		directory[] = "/tmp/mmgpt-train-XXXXXX";
 	AdapterShape shape = {options->r, options->alpha, options->targets};
+	AdapterSource initial = {.directory = directory};
 	Trainer    *trainer;
 
 	save_adapter(engine, &shape, give_initial, run, directory);
-	trainer = trainer_create(engine->model, options, directory, &engine->status);
+	trainer = trainer_create(engine->model, options, &initial, &engine->status);
 	engine_remove_adapter(directory);
 	if (trainer == NULL)
 		engine_bail(run->name, &engine->status);
