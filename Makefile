@@ -37,9 +37,9 @@ SEE_image := $(SEE_base) -Isrc/image
 SEE_text := $(SEE_base) -Isrc/text
 SEE_tensor := $(SEE_base) -Isrc/tensor
 SEE_model := $(SEE_tensor) -Isrc/model
-SEE_serve := $(SEE_model) -Isrc/wire -Isrc/image -Isrc/text -Isrc/serve
 SEE_train := $(SEE_model) -Isrc/image -Isrc/text -Isrc/train
-SEE_cli := $(SEE_serve) -Isrc/train -Isrc/cli
+SEE_serve := $(SEE_train) -Isrc/wire -Isrc/serve
+SEE_cli := $(SEE_serve) -Isrc/cli
 
 ENGINE_FOLDERS := base wire image text tensor model train serve cli
 ENGINE_SOURCES := $(foreach f,$(ENGINE_FOLDERS),$(wildcard src/$(f)/*.c)) src/text/sentencepiece_shim.cc

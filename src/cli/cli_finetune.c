@@ -11,12 +11,11 @@
 #include "cli_common.h"
 #include "clock.h"
 #include "finetune_rows.h"
+#include "machine.h"
 #include "trainer.h"
 
 /* Seconds between two lines of progress where standard error is no terminal. */
 #define PROGRESS_SECONDS 10.0
-/* Of the free memory, what is left for everything else. */
-#define MEMORY_RESERVE_SHARE 10
 
 typedef struct FinetuneJob
 {
@@ -39,34 +38,15 @@ seconds_now(void)
 
 /* ---- memory ---- */
 
-/* A number of kilobytes in /proc/meminfo; 0 if it is not there. */
-static size_t
-meminfo_kilobytes(const char *key)
-{
-	FILE	   *file = fopen("/proc/meminfo", "re");
-	char		line[128];
-	size_t		value = 0;
-
-	if (file == NULL)
-		return 0;
-	while (fgets(line, sizeof(line), file) != NULL)
-		if (strncmp(line, key, strlen(key)) == 0)
-			value = strtoul(line + strlen(key), NULL, 10);
-	fclose(file);
-	return value;
-}
-
 /* Bytes that training may take: --memory-limit, or what the machine has left. */
 static bool
 memory_limit(const CliArguments *arguments, size_t *limit, Status *status)
 {
-	size_t		available = meminfo_kilobytes("MemAvailable:") * 1024;
 	long		megabytes;
 
 	if (!cli_integer(arguments, "--memory-limit", 0, 1L << 40, -1, &megabytes, status))
 		return false;
-	*limit = megabytes >= 0 ? (size_t) megabytes << 20
-							: available - available / MEMORY_RESERVE_SHARE;
+	*limit = megabytes >= 0 ? (size_t) megabytes << 20 : machine_spare_memory();
 	return true;
 }
 

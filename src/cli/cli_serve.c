@@ -36,10 +36,13 @@ read_options(const CliArguments *arguments, ServerOptions *options, Status *stat
 	long		threads;
 	long		listen_fd;
 	long		megabytes;
+	long		share;
 
 	if (!cli_integer(arguments, "--threads", 0, 1024, 0, &threads, status) ||
 		!cli_integer(arguments, "--listen-fd", 3, 1023, -1, &listen_fd, status) ||
 		!cli_integer(arguments, "--memory-limit-mb", 0, 1L << 30, 0, &megabytes, status) ||
+		!cli_integer(arguments, "--training-share", 1, 99, TRAINING_SHARE_DEFAULT, &share,
+					 status) ||
 		!read_log_level(arguments, status))
 		return false;
 	if ((listen_fd < 0) == (cli_value(arguments, "--socket") == NULL))
@@ -57,6 +60,7 @@ read_options(const CliArguments *arguments, ServerOptions *options, Status *stat
 	options->host.cpu.threads = (int) threads;
 	options->host.cpu.instruction_set = cli_value(arguments, "--instruction-set");
 	options->host.memory_limit = (size_t) megabytes * MEGABYTE;
+	options->host.training_share = (int) share;
 	return true;
 }
 
@@ -76,6 +80,8 @@ cli_serve(int argc, char **argv)
 		"  --instruction-set NAME     auto, avx512bf16, avx512, avx2 or portable (default: auto)\n"
 		"  --memory-limit-mb N        megabytes for weights and all answers together (default: by "
 		"the model)\n"
+		"  --training-share N         percent of the time for a training while requests want to be\n"
+		"                             computed too, 1 to 99 (default: 50)\n"
 		"  --log-level LEVEL          debug, log, warning or error (default: log)\n";
 	CliOption	options[] = {{.name = "--socket", .has_value = true},
 							 {.name = "--listen-fd", .has_value = true},
@@ -84,6 +90,7 @@ cli_serve(int argc, char **argv)
 							 {.name = "--weights", .has_value = true},
 							 {.name = "--instruction-set", .has_value = true},
 							 {.name = "--memory-limit-mb", .has_value = true},
+							 {.name = "--training-share", .has_value = true},
 							 {.name = "--log-level", .has_value = true},
 							 {.name = NULL}};
 	CliArguments arguments = {.options = options};

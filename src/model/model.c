@@ -19,6 +19,8 @@
 #define DEFAULT_PICTURES 64
 #define MAX_DEFAULT_CACHE ((size_t) 1 << 30)
 #define MAX_DEFAULT_MEDIA ((size_t) 512 << 20)
+/* Of what a memory limit leaves, what a training may take. */
+#define TRAINING_PART 4
 
 static void
 apply_options(Model *model, const ModelOptions *options)
@@ -123,7 +125,7 @@ workspace_size(const Model *model)
  * if the rest alone exceeds it, or leaves less than one context.
  */
 static bool
-cache_room(const Model *model, size_t one_context, size_t *bytes, Status *status)
+cache_room(Model *model, size_t one_context, size_t *bytes, Status *status)
 {
 	size_t		limit = model->options.memory_limit;
 	size_t		taken = model->weights.bytes + model->media.bytes + model->vision_scratch.bytes +
@@ -141,6 +143,9 @@ cache_room(const Model *model, size_t one_context, size_t *bytes, Status *status
 							 (taken >> 20) + 1, (one_context >> 20) + 1);
 	}
 	*bytes = limit - taken;
+	if (model->options.training)
+		model->training_bytes = (*bytes - one_context) / TRAINING_PART;
+	*bytes -= model->training_bytes;
 	return true;
 }
 
@@ -316,6 +321,7 @@ model_describe(const Model *model, ModelDescription *description)
 	description->cache_bytes = model->cache.bytes;
 	description->media_bytes = model->media.bytes;
 	description->workspace_bytes = model->workspace.size;
+	description->training_bytes = model->training_bytes;
 	description->cache_pages = model->cache_pages.total;
 	description->media_pictures = model->media_pages.total /
 								  pages_for_keys(model->config.resampler.latents);

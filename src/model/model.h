@@ -61,6 +61,8 @@ typedef struct ModelOptions
 	 */
 	size_t		memory_limit;
 	size_t		adapter_bytes;		/* of memory_limit, set aside for adapters */
+	/* set a quarter of what memory_limit leaves beside one context aside for a training */
+	bool		training;
 	/* of keys and values of pictures; 0: enough for 64 pictures, at most 512 MB */
 	size_t		media_bytes;
 	/* NULL: none; called while weights are packed */
@@ -99,6 +101,7 @@ typedef struct ModelDescription
 	size_t		cache_bytes;			/* keys and values of sequences */
 	size_t		media_bytes;
 	size_t		workspace_bytes;
+	size_t		training_bytes;			/* set aside for a training; 0: no memory limit, or none */
 	int			cache_pages;
 	int			media_pictures;			/* that fit */
 } ModelDescription;

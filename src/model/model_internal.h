@@ -83,6 +83,7 @@ struct Model
 	ModelWeights weights;
 	char		digest[DIGEST_HEX_SIZE];
 
+	size_t		training_bytes;	/* of the memory limit, set aside */
 	KvPool		cache;			/* keys and values of sequences, a layer each decoder layer */
 	PageAllocator cache_pages;
 	KvPool		media;			/* of pictures, a layer each gated block */

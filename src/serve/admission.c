@@ -14,6 +14,7 @@
 
 #include "clock.h"
 #include "log.h"
+#include "request_training.h"
 #include "server_internal.h"
 #include "version.h"
 
@@ -93,6 +94,8 @@ remove_started(Server *server, Request *request)
 			server->started[i] = server->started[--server->started_count];
 			break;
 		}
+	if (request->kind == WIRE_KIND_TRAIN_ENCODE)
+		server->encoding--;
 	if (server->started_count == 0)
 		server->alone = false;
 }
@@ -100,7 +103,8 @@ remove_started(Server *server, Request *request)
 void
 admission_finish(Server *server, Request *request)
 {
-	remove_started(server, request);
+	if (!training_finish_request(server, request))
+		remove_started(server, request);
 	answer(server, request);
 }
 
@@ -109,6 +113,7 @@ static void
 start(Server *server, Request *request)
 {
 	server->alone = request->alone;
+	server->encoding += request->kind == WIRE_KIND_TRAIN_ENCODE;
 	admission_send(request->connection, WIRE_STARTED, request->id, NULL, 0);
 	server->started[server->started_count++] = request;
 	request_queue_push(&server->preparing, request);
@@ -120,9 +125,20 @@ may_start(const Server *server, const Request *request)
 {
 	if (server->alone || server->started_count == MAX_STARTED)
 		return false;
-	if (request->alone && server->started_count > 0)
+	if (request->alone && (server->started_count > 0 || !training_is_held(server)))
 		return false;
 	return !request_needs_model(request) || atomic_load(&server->host.state) == HOST_READY;
+}
+
+/*
+ * Whether others go first because the request is one of many rows that are encoded: a preparer
+ * stays free for those who wait for an answer.
+ */
+static bool
+may_be_passed(const Server *server, const Request *request)
+{
+	return request->kind == WIRE_KIND_TRAIN_ENCODE && !request->alone && !server->alone &&
+		server->encoding > 0 && server->encoding >= server->preparers - 1;
 }
 
 /* Take the request behind *link out of the waiting ones. */
@@ -168,7 +184,16 @@ admission_advance(Server *server)
 {
 	Request   **link = &server->waiting;
 	HostState	state = atomic_load(&server->host.state);
+	Request    *refused;
 
+	while (state == HOST_FAILED && (refused = training_next_refused(server)) != NULL)
+	{
+		refused->status = server->host.failure;
+		answer(server, refused);
+	}
+	training_hold(server, server->alone || (server->waiting != NULL && server->waiting->alone));
+	if (state == HOST_READY)
+		training_advance(server);
 	server->impatient = false;
 	while (*link != NULL)
 	{
@@ -180,6 +205,8 @@ admission_advance(Server *server)
 			request->status = server->host.failure;
 			answer(server, request);
 		}
+		else if (may_be_passed(server, request))
+			link = &request->next;
 		else if (may_start(server, request))
 			take_turn(server, &link);
 		else if (state == HOST_LOADING)
@@ -228,12 +255,14 @@ static void
 cancel(Server *server, const Connection *connection, uint64_t id)
 {
 	Request   **link = &server->waiting;
-	Request    *needing = adapters_unlink(server, connection, id, false);
+	Request    *found = adapters_unlink(server, connection, id, false);
 
-	if (needing != NULL)
+	if (found == NULL)
+		found = training_unlink_opening(server, connection, id, false);
+	if (found != NULL)
 	{
-		atomic_store(&needing->cancelled, true);
-		answer(server, needing);
+		atomic_store(&found->cancelled, true);
+		answer(server, found);
 		return;
 	}
 	while (*link != NULL)
@@ -251,6 +280,7 @@ cancel(Server *server, const Connection *connection, uint64_t id)
 	for (int i = 0; i < server->started_count; i++)
 		if (server->started[i]->connection == connection && server->started[i]->id == id)
 			atomic_store(&server->started[i]->cancelled, true);
+	training_cancel(server, connection, id);
 }
 
 /* The files of an adapter came: their request has its turn next. */
@@ -291,6 +321,12 @@ admission_take_frame(Server *server, Connection *connection, const WireHeader *h
 		{
 			if (answer_at_once(server, request))
 				return;
+			if (request_is_training(request))
+			{
+				if (!training_take_request(server, request))
+					answer(server, request);
+				return;
+			}
 			request->next = NULL;
 			*server->waiting_end = request;
 			server->waiting_end = &request->next;
@@ -315,13 +351,15 @@ void
 admission_forget(Server *server, Connection *connection)
 {
 	Request   **link = &server->waiting;
-	Request    *needing;
+	Request    *waiting;
 
-	while ((needing = adapters_unlink(server, connection, 0, true)) != NULL)
+	while ((waiting = adapters_unlink(server, connection, 0, true)) != NULL ||
+		   (waiting = training_unlink_opening(server, connection, 0, true)) != NULL)
 	{
-		needing->connection = NULL;
-		answer(server, needing);
+		waiting->connection = NULL;
+		answer(server, waiting);
 	}
+	training_forget(server, connection);
 	while (*link != NULL)
 	{
 		if ((*link)->connection == connection)
@@ -351,5 +389,7 @@ admission_report_progress(Server *server)
 	wire_writer_begin(&writer, payload, sizeof(payload));
 	wire_write_f64(&writer, WIRE_FIELD_FRACTION, atomic_load(&server->host.progress) / 1000.0);
 	for (Request *request = server->waiting; request != NULL; request = request->next)
+		admission_send(request->connection, WIRE_PROGRESS, request->id, writer.bytes, writer.used);
+	for (Request *request = server->training.opening; request != NULL; request = request->next)
 		admission_send(request->connection, WIRE_PROGRESS, request->id, writer.bytes, writer.used);
 }

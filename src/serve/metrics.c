@@ -7,6 +7,8 @@
  * scheduler: steps, rows_per_step (mean number of sequences that took part in a step),
  * tokens_per_step, prompt_tokens_computed (of prompts, and of labels and words that are scored),
  * prompt_tokens_reused, new_tokens, images_encoded, images_found;
+ * training: open, waiting (trainings that wait for its end), micro_step (done) and micro_steps,
+ * tokens (that went through it), seconds (that it computed), slices (of all trainings so far);
  * adapters: adapters_held, adapters_loaded, adapters_evicted;
  * memory (bytes): weights, cache, pictures, workspace, adapters, adapters_limit, resident,
  * peak_resident.
@@ -80,8 +82,9 @@ static json_t *
 scheduler_json(Server *server)
 {
 	SchedulerCounters counters;
+	TrainingCounters training;
 
-	model_host_counters(&server->host, &counters);
+	model_host_counters(&server->host, &counters, &training);
 	return json_pack("{s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:I}", "steps",
 					 (json_int_t) counters.steps, "rows_per_step",
 					 mean((double) counters.rows, counters.steps), "tokens_per_step",
@@ -91,6 +94,20 @@ scheduler_json(Server *server)
 					 "new_tokens", (json_int_t) counters.new_tokens, "images_encoded",
 					 (json_int_t) counters.images_encoded, "images_found",
 					 (json_int_t) counters.images_found);
+}
+
+static json_t *
+training_json(Server *server)
+{
+	SchedulerCounters scheduler;
+	TrainingCounters counters;
+
+	model_host_counters(&server->host, &scheduler, &counters);
+	return json_pack("{s:b, s:i, s:i, s:i, s:I, s:f, s:I}", "open", counters.open, "waiting",
+					 training_count_waiting(server), "micro_step", counters.micro_step,
+					 "micro_steps", counters.micro_steps, "tokens", (json_int_t) counters.tokens,
+					 "seconds", (double) counters.compute_ns * 1e-9, "slices",
+					 (json_int_t) counters.slices);
 }
 
 static json_t *
@@ -145,6 +162,7 @@ status_json(Server *server)
 		json_object_set_new(root, "failure", json_string(server->host.failure.detail));
 	json_object_set_new(root, "requests", requests_json(server));
 	json_object_set_new(root, "scheduler", scheduler_json(server));
+	json_object_set_new(root, "training", training_json(server));
 	json_object_set_new(root, "adapters", adapters_json(&adapters));
 	json_object_set_new(root, "memory", memory_json(server, ready, &adapters));
 	return root;

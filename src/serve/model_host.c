@@ -26,10 +26,11 @@ model_host_wake_io(ModelHost *host)
 }
 
 void
-model_host_counters(ModelHost *host, SchedulerCounters *counters)
+model_host_counters(ModelHost *host, SchedulerCounters *counters, TrainingCounters *training)
 {
 	pthread_mutex_lock(&host->mutex);
 	*counters = host->counters;
+	*training = host->training_counters;
 	pthread_mutex_unlock(&host->mutex);
 }
 
@@ -41,6 +42,27 @@ note_progress(void *argument, double fraction)
 	atomic_store(&host->progress, (uint32_t) (fraction * 1000));
 }
 
+static void
+request_done(Request *request, void *argument)
+{
+	ModelHost  *host = argument;
+
+	request_queue_push(&host->outbox, request);
+	model_host_wake_io(host);
+}
+
+/* A request of the training is complete, but for what a preparer has to do. */
+static void
+training_done(Request *request, void *argument)
+{
+	ModelHost  *host = argument;
+
+	if (request->train != NULL && request->train->unsealed && status_good(&request->status))
+		request_queue_push(host->preparing, request);
+	else
+		request_done(request, host);
+}
+
 /* Everything that can be wrong with a model directory shows here. */
 static bool
 load(ModelHost *host, Status *status)
@@ -48,7 +70,8 @@ load(ModelHost *host, Status *status)
 	size_t		limit = host->options.memory_limit;
 	size_t		adapters = limit == 0 ? DEFAULT_ADAPTER_BYTES : limit / ADAPTER_PART;
 	ModelOptions options = {.attend_previous = -1, .progress = note_progress, .argument = host,
-		.memory_limit = limit, .adapter_bytes = adapters, .weights = host->options.weights};
+		.memory_limit = limit, .adapter_bytes = adapters, .training = true,
+		.weights = host->options.weights};
 	SchedulerOptions scheduler = {0};
 
 	host->arena = arena_create();
@@ -71,6 +94,8 @@ load(ModelHost *host, Status *status)
 		return false;
 	host->context.model = host->model;
 	host->context.adapters = host->adapters;
+	training_begin(&host->training, host->model, training_done, host);
+	share_begin(&host->share, host->options.training_share);
 	host->scheduler = scheduler_create(host->model, host->tokenizer, &scheduler, status);
 	return host->scheduler != NULL;
 }
@@ -93,19 +118,11 @@ set_failure(ModelHost *host, const Status *reason)
 }
 
 static void
-request_done(Request *request, void *argument)
-{
-	ModelHost  *host = argument;
-
-	request_queue_push(&host->outbox, request);
-	model_host_wake_io(host);
-}
-
-static void
 copy_counters(ModelHost *host)
 {
 	pthread_mutex_lock(&host->mutex);
 	scheduler_counters(host->scheduler, &host->counters);
+	host->training_counters = host->training.counters;
 	pthread_mutex_unlock(&host->mutex);
 }
 
@@ -144,28 +161,73 @@ begin_held(ModelHost *host)
 	}
 }
 
-/* Step while there is work, sleep on the inbox otherwise. */
+/* Take what came in, and sleep until something does where there is nothing to do. */
+static void
+take_requests(ModelHost *host, bool busy)
+{
+	Request    *request = request_queue_pop(&host->inbox, !busy);
+
+	begin_held(host);
+	for (; request != NULL; request = request_queue_pop(&host->inbox, false))
+	{
+		if (request_is_training(request))
+			training_take(&host->training, request);
+		else if (!begin(host, request))
+		{
+			request->next = NULL;
+			*host->held_end = request;
+			host->held_end = &request->next;
+		}
+	}
+}
+
+/* Do what the IO thread wants with the training. Returns whether a slice may be computed. */
+static bool
+heed_training(ModelHost *host)
+{
+	uint32_t	hold = atomic_load(&host->hold);
+
+	if (atomic_exchange(&host->hold_seen, hold) != hold)
+		model_host_wake_io(host);
+	if (atomic_load(&host->abandon))
+	{
+		take_requests(host, true);	/* its last requests were pushed before */
+		training_abandon(&host->training);
+		copy_counters(host);
+		atomic_store(&host->abandon, false);
+		model_host_wake_io(host);
+	}
+	return hold % 2 == 0 && training_has_work(&host->training);
+}
+
+/* A step of the scheduler; true where there is more to do. */
+static bool
+step(ModelHost *host, bool training_waits)
+{
+	uint64_t	begin_ns = clock_now_ns();
+	bool		busy = scheduler_step(host->scheduler);
+
+	if (training_waits)
+		share_count_requests(&host->share, clock_now_ns() - begin_ns);
+	return busy;
+}
+
+/* Steps and slices while there is work, in turn; sleep on the inbox otherwise. */
 static void
 run(ModelHost *host)
 {
 	bool		busy = false;
+	bool		training = false;
 
 	while (!atomic_load(&host->stop))
 	{
-		Request    *request = request_queue_pop(&host->inbox, !busy);
-
-		begin_held(host);
-		while (request != NULL)
-		{
-			if (!begin(host, request))
-			{
-				request->next = NULL;
-				*host->held_end = request;
-				host->held_end = &request->next;
-			}
-			request = request_queue_pop(&host->inbox, false);
-		}
-		busy = scheduler_step(host->scheduler);
+		take_requests(host, busy || training);
+		training = heed_training(host);
+		busy = scheduler_has_work(host->scheduler);
+		if (training && !(busy && share_requests_first(&host->share)))
+			share_count_training(&host->share, training_slice(&host->training));
+		else
+			busy = step(host, training);
 		copy_counters(host);
 	}
 }
@@ -194,9 +256,11 @@ host_main(void *argument)
 }
 
 bool
-model_host_start(ModelHost *host, const ModelHostOptions *options, int wake_fd, Status *status)
+model_host_start(ModelHost *host, const ModelHostOptions *options, int wake_fd,
+				 RequestQueue *preparing, Status *status)
 {
 	memset(host, 0, sizeof(*host));
+	host->preparing = preparing;
 	host->options = *options;
 	host->wake_fd = wake_fd;
 	request_queue_begin(&host->inbox);

@@ -14,6 +14,8 @@
 #include "request.h"
 #include "request_queue.h"
 #include "scheduler.h"
+#include "training.h"
+#include "training_share.h"
 
 typedef enum HostState
 {
@@ -29,6 +31,7 @@ typedef struct ModelHostOptions
 	WeightFormat weights;
 	/* bytes of everything that the model takes; 0: the model's default */
 	size_t		memory_limit;
+	int			training_share;	/* percent, 1 .. 99 */
 } ModelHostOptions;
 
 typedef struct ModelHost
@@ -38,6 +41,7 @@ typedef struct ModelHost
 	bool		thread_started;
 	RequestQueue inbox;			/* prepared requests */
 	RequestQueue outbox;		/* finished ones, for the IO thread */
+	RequestQueue *preparing;	/* what preparers are to finish */
 	int			wake_fd;		/* eventfd of the IO thread */
 	atomic_bool stop;
 
@@ -53,20 +57,34 @@ typedef struct ModelHost
 	Scheduler  *scheduler;		/* the host's thread's alone */
 	Request    *held;			/* the same: prepared, waiting for room for their adapters */
 	Request   **held_end;
+	Training	training;		/* the same */
+	TrainingShare share;		/* the same */
+
+	/* set by the IO thread to free the training that is open; cleared when it is gone */
+	atomic_bool abandon;
+	/*
+	 * Odd: the training has to stand still, as a request runs alone. Counted up by the IO thread.
+	 * The host answers with the number that it has seen: no slice is computed from there on.
+	 */
+	_Atomic uint32_t hold;
+	_Atomic uint32_t hold_seen;
 
 	_Atomic uint32_t progress;	/* of loading, in 1/1000 */
 
 	pthread_mutex_t mutex;		/* guards counters */
 	SchedulerCounters counters;	/* a copy after every step */
+	TrainingCounters training_counters;	/* the same */
 } ModelHost;
 
+/* Start the thread. Requests that preparers have to finish go to the queue `preparing`. */
 extern bool model_host_start(ModelHost *host, const ModelHostOptions *options, int wake_fd,
-							 Status *status);
+							 RequestQueue *preparing, Status *status);
 
 /* Make the IO thread look at the outbox and the state. */
 extern void model_host_wake_io(ModelHost *host);
 
-/* The last copy of the scheduler's counters. */
-extern void model_host_counters(ModelHost *host, SchedulerCounters *counters);
+/* The last copies of the counters. */
+extern void model_host_counters(ModelHost *host, SchedulerCounters *counters,
+								TrainingCounters *training);
 
 #endif

@@ -11,6 +11,7 @@
 
 #include "clock.h"
 #include "model_text.h"
+#include "request_training.h"
 #include "utf8.h"
 
 /* mmgpt.max_image_pixels, where a request does not tell. */
@@ -52,9 +53,8 @@ request_create(uint64_t id, uint8_t *payload, size_t size, void *connection)
 		status_hint(&request->status,
 					"The library may be newer than the engine: run SELECT mmgpt_restart().");
 	}
-	else if (request->kind >= WIRE_KIND_TRAIN_ENCODE)
-		status_set(&request->status, STATUS_NOT_SUPPORTED,
-				   "this engine does not train for others yet");
+	else if (request->kind == WIRE_KIND_EVALUATE)
+		status_set(&request->status, STATUS_NOT_SUPPORTED, "this engine does not evaluate yet");
 	else
 		request_read_adapter(request);
 	return request;
@@ -308,34 +308,43 @@ make_picture_key(Request *request, size_t bytes)
 	request->pictures.has_key = true;
 }
 
-static bool
-prepare_picture(Request *request, const ModelConfig *config)
+bool
+request_read_pixels(Request *request, const ModelConfig *config, ImageRules rules,
+					uint8_t **pixels)
 {
 	TextPart	image = request_text_field(request, WIRE_FIELD_IMAGE);
 	ImageLimits limits = {
 		wire_get_u64(&request->fields, WIRE_FIELD_MAX_PIXELS, DEFAULT_MAX_PIXELS)};
-	int			size = config->vision.image_size;
-	uint8_t    *pixels;
-	Arena	   *scratch;
+	size_t		side = (size_t) config->vision.image_size;
+	Arena	   *scratch = arena_create();
 	bool		good;
 
-	if (image.text == NULL)
-		return true;
-	pixels = arena_take(request->arena, (size_t) size * (size_t) size * 3);
-	scratch = arena_create();
-	good = pixels != NULL && scratch != NULL;
+	*pixels = arena_take(request->arena, side * side * 3);
+	good = *pixels != NULL && scratch != NULL;
 	if (!good)
-		status_out_of_memory(&request->status, (size_t) size * (size_t) size * 3);
+		status_out_of_memory(&request->status, side * side * 3);
 	else
-		good = image_preprocess(image.text, image.length, IMAGE_RULES_DISPLAY, &limits, size,
-								scratch, pixels, &request->status);
+		good = image_preprocess(image.text, image.length, rules, &limits, (int) side, scratch,
+								*pixels, &request->status);
 	arena_free(scratch);
+	return good;
+}
+
+static bool
+prepare_picture(Request *request, const ModelConfig *config)
+{
+	size_t		side = (size_t) config->vision.image_size;
+	uint8_t    *pixels;
+
+	if (!wire_has(&request->fields, WIRE_FIELD_IMAGE))
+		return true;
+	if (!request_read_pixels(request, config, IMAGE_RULES_DISPLAY, &pixels))
+		return false;
 	request->picture.pixels = pixels;
-	if (good)
-		make_picture_key(request, (size_t) size * (size_t) size * 3);
+	make_picture_key(request, side * side * 3);
 	request->pictures.pictures = &request->picture;
 	request->pictures.count = 1;
-	return good;
+	return true;
 }
 
 #ifdef MMGPT_FAULTS
@@ -381,6 +390,8 @@ request_answer_without_model(Request *request, const ModelContext *context)
 		count_tokens(request, context);
 	else if (request->kind == WIRE_KIND_ADAPTER_CHECK)
 		request_check_adapter(request, context);
+	else if (request->kind == WIRE_KIND_TRAIN_ENCODE)
+		request_encode_row(request, context);
 	else
 		return false;
 	return true;

@@ -44,6 +44,8 @@ typedef struct Request Request;
 struct Request
 {
 	Request    *next;			/* in whichever queue holds it */
+	Request    *work_next;		/* of a training: in the IO thread's list of those at work */
+	Request   **work_link;		/* what points to it there */
 	Arena	   *arena;
 	void	   *connection;		/* the server's; NULL once the client is gone */
 	uint64_t	id;
@@ -74,6 +76,7 @@ struct Request
 	Picture		picture;
 	PictureSet	pictures;		/* count 0: language only */
 	struct ScorePlan *scores;	/* of kinds that read log-probabilities; NULL: of the others */
+	struct TrainPlan *train;	/* of a training (request_training.h); NULL: of the others */
 
 	/* running */
 	const ModelContext *context;
@@ -101,8 +104,7 @@ extern void request_free(Request *request);
 extern bool request_needs_model(const Request *request);
 
 /*
- * Do image_info and token_count whole: sets answer or status and returns true. False for the other
- * kinds,
+ * Do whole what computes nothing: sets answer or status and returns true. False for the other kinds,
  * which go on with request_prepare.
  */
 extern bool request_answer_without_model(Request *request, const ModelContext *context);
@@ -146,6 +148,20 @@ extern bool request_verify_files(Request *request);
  * request->status set; or with a good one, where others that are in use have to go first.
  */
 extern bool request_load_adapter(Request *request, AdapterSet *set, Model *model);
+
+/* Let content point at the files in a payload. */
+extern bool request_read_content(const WireFields *fields, AdapterContent *content,
+								 Status *status);
+
+/* The names of targets, as a JSON array. */
+extern struct json_t *request_target_names(unsigned targets);
+
+/*
+ * What an adapter is, as JSON text to be freed: its files are checked against the model. NULL with
+ * request->status set.
+ */
+extern char *request_describe_adapter(Request *request, const ModelContext *context,
+									  const AdapterContent *content);
 
 /* Answer an ADAPTER_CHECK. */
 extern void request_check_adapter(Request *request, const ModelContext *context);

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "request.h"
+#include "request_training.h"
 
 /* The value of a hexadecimal digit; -1: it is none. */
 static int
@@ -60,7 +60,8 @@ request_read_adapter(Request *request)
 {
 	uint8_t		model[DIGEST_SIZE];
 
-	if (!wire_has(&request->fields, WIRE_FIELD_ADAPTER) || !request_needs_model(request))
+	if (!wire_has(&request->fields, WIRE_FIELD_ADAPTER) || !request_needs_model(request) ||
+		request_is_training(request))
 		return true;
 	if (!read_digest(&request->fields, WIRE_FIELD_ADAPTER, request->adapter_key.digest) ||
 		!read_digest(&request->fields, WIRE_FIELD_ADAPTER_MODEL, model))
@@ -89,9 +90,8 @@ request_fits_model(Request *request, const char *digest)
 					   "gives under another name: that checks it against the loaded one.");
 }
 
-/* Let content point at the files in a payload. */
-static bool
-read_content(const WireFields *fields, AdapterContent *content, Status *status)
+bool
+request_read_content(const WireFields *fields, AdapterContent *content, Status *status)
 {
 	content->config = (const char *) fields->bytes[WIRE_FIELD_ADAPTER_CONFIG];
 	content->config_length = fields->length[WIRE_FIELD_ADAPTER_CONFIG];
@@ -110,7 +110,7 @@ request_take_files(Request *request, uint8_t *payload, size_t size, atomic_size_
 	request->files_size = size;
 	request->files_counter = counter;
 	return wire_fields_read(payload, size, &fields, &request->status) &&
-		read_content(&fields, &request->content, &request->status);
+		request_read_content(&fields, &request->content, &request->status);
 }
 
 void
@@ -161,8 +161,8 @@ request_load_adapter(Request *request, AdapterSet *set, Model *model)
 
 /* ---- an adapter that is to be imported ---- */
 
-static json_t *
-target_names(unsigned targets)
+json_t *
+request_target_names(unsigned targets)
 {
 	json_t	   *names = json_array();
 
@@ -172,44 +172,56 @@ target_names(unsigned targets)
 	return names;
 }
 
-static void
-answer_description(Request *request, const char *model, const char *digest,
-				   const AdapterDescription *description)
+/* The description as JSON text; NULL: out of memory. */
+static char *
+description_text(const char *model, const char *digest, const AdapterDescription *description)
 {
 	json_t	   *root = json_pack("{s:s, s:s, s:I, s:i, s:f, s:o}", "digest", digest, "base_model",
 								 model, "parameters", (json_int_t) description->parameters, "rank",
 								 description->rank, "alpha", description->alpha, "targets",
-								 target_names(description->targets));
+								 request_target_names(description->targets));
 	char	   *text = root == NULL ? NULL : json_dumps(root, JSON_COMPACT);
 
+	json_decref(root);
+	return text;
+}
+
+char *
+request_describe_adapter(Request *request, const ModelContext *context,
+						 const AdapterContent *content)
+{
+	AdapterDescription description;
+	uint8_t		digest[DIGEST_SIZE];
+	char		hex[DIGEST_HEX_SIZE];
+	char	   *text;
+
+	if (!adapter_check_content(context->model, content, &description, &request->status))
+	{
+		if (request->status.code == STATUS_INVALID_MODEL)
+			request->status.code = STATUS_INVALID_ADAPTER;
+		return NULL;
+	}
+	if (!adapter_set_allows(context->adapters, description.parameters * sizeof(float),
+							&request->status))
+		return NULL;
+	adapter_content_digest(content, digest);
+	digest_to_hex(digest, hex);
+	text = description_text(model_digest(context->model), hex, &description);
 	if (text == NULL)
 		status_out_of_memory(&request->status, 0);
-	else if (request_begin_answer(request, strlen(text) + WIRE_REQUEST_OVERHEAD))
-		wire_write_bytes(&request->answer, WIRE_FIELD_JSON, text, strlen(text));
-	free(text);
-	json_decref(root);
+	return text;
 }
 
 void
 request_check_adapter(Request *request, const ModelContext *context)
 {
-	AdapterDescription description;
 	AdapterContent content;
-	uint8_t		digest[DIGEST_SIZE];
-	char		hex[DIGEST_HEX_SIZE];
+	char	   *text;
 
-	if (!read_content(&request->fields, &content, &request->status))
+	if (!request_read_content(&request->fields, &content, &request->status))
 		return;
-	if (!adapter_check_content(context->model, &content, &description, &request->status))
-	{
-		if (request->status.code == STATUS_INVALID_MODEL)
-			request->status.code = STATUS_INVALID_ADAPTER;
-		return;
-	}
-	if (!adapter_set_allows(context->adapters, description.parameters * sizeof(float),
-							&request->status))
-		return;
-	adapter_content_digest(&content, digest);
-	digest_to_hex(digest, hex);
-	answer_description(request, model_digest(context->model), hex, &description);
+	text = request_describe_adapter(request, context, &content);
+	if (text != NULL && request_begin_answer(request, strlen(text) + WIRE_REQUEST_OVERHEAD))
+		wire_write_bytes(&request->answer, WIRE_FIELD_JSON, text, strlen(text));
+	free(text);
 }

@@ -5,6 +5,7 @@
  *	request_labels.c	its labels
  *	request_run.c		tasks that generate
  *	request_scores.c	tasks that read log-probabilities of given answers
+ *	request_training.c	what belongs to a training
  */
 #ifndef MMGPT_REQUEST_INTERNAL_H
 #define MMGPT_REQUEST_INTERNAL_H
@@ -25,6 +26,10 @@ extern bool request_fill_prompt(Request *request, const char *pattern, TextPart 
  * token ids of both.
  */
 extern bool request_encode_prompt(Request *request, TextPart prompt, TokenList *ids);
+
+/* The picture in IMAGE as the model takes it, u8 [S, S, 3] in the arena. */
+extern bool request_read_pixels(Request *request, const ModelConfig *config, ImageRules rules,
+								uint8_t **pixels);
 
 /* Whether the client gave up waiting; the status then says so. For long loops. */
 extern bool request_given_up(Request *request);

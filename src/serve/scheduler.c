@@ -527,6 +527,12 @@ slow_down(const Scheduler *scheduler)
 #endif
 
 bool
+scheduler_has_work(const Scheduler *scheduler)
+{
+	return scheduler->running_count > 0 || scheduler->waiting != NULL;
+}
+
+bool
 scheduler_step(Scheduler *scheduler)
 {
 	Status		status;

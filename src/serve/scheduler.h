@@ -55,6 +55,9 @@ extern void scheduler_submit(Scheduler *scheduler, Generation *generation);
  */
 extern void scheduler_release_pictures(Scheduler *scheduler, PictureSet *pictures);
 
+/* Whether there is something to do. */
+extern bool scheduler_has_work(const Scheduler *scheduler);
+
 /* Do one step. False when there was nothing to do. */
 extern bool scheduler_step(Scheduler *scheduler);
 

@@ -18,6 +18,7 @@
 
 #include "clock.h"
 #include "log.h"
+#include "request_training.h"
 #include "sandbox.h"
 #include "server_internal.h"
 
@@ -119,6 +120,21 @@ watch(Server *server, int fd, uint32_t events, void *mark, Status *status)
 	return status_set(status, STATUS_IO, "could not watch descriptor %d: %s", fd, strerror(errno));
 }
 
+/* A preparer's part of a request. True: the model's thread goes on with it; false: it is over. */
+static bool
+prepare(Request *request, const ModelContext *context)
+{
+	if (request->kind == WIRE_KIND_TRAIN_SAVE || request->kind == WIRE_KIND_TRAIN_ADAPTER)
+	{
+		request_seal_training(request, context);
+		return false;
+	}
+	if (request_is_training(request))
+		return request_prepare_training(request, context);
+	return !request_answer_without_model(request, context) &&
+		request_prepare(request, context) && request_verify_files(request);
+}
+
 static void *
 prepare_requests(void *argument)
 {
@@ -131,8 +147,7 @@ prepare_requests(void *argument)
 
 		if (request == NULL)
 			return NULL;
-		good = !request_answer_without_model(request, &server->host.context) &&
-			request_prepare(request, &server->host.context) && request_verify_files(request);
+		good = prepare(request, &server->host.context);
 		request_queue_push(good ? &server->host.inbox : &server->host.outbox, request);
 		if (!good)
 			model_host_wake_io(&server->host);
@@ -145,7 +160,7 @@ start_preparers(Server *server, Status *status)
 	long		cores = sysconf(_SC_NPROCESSORS_ONLN);
 	int			count = cores < 1 ? 1 : cores > MAX_PREPARERS ? MAX_PREPARERS : (int) cores;
 
-	request_queue_begin(&server->preparing);
+	server->preparers = count;
 	for (int i = 0; i < count; i++)
 	{
 		pthread_t	thread;
@@ -166,6 +181,8 @@ begin(Server *server, Status *status)
 		return false;
 	fcntl(server->options.listen_fd, F_SETFL, O_NONBLOCK);
 	server->waiting_end = &server->waiting;
+	server->training.opening_end = &server->training.opening;
+	request_queue_begin(&server->preparing);
 	server->begin_ns = clock_now_ns();
 	server->started = calloc(MAX_STARTED, sizeof(Request *));
 	server->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
@@ -180,7 +197,8 @@ begin(Server *server, Status *status)
 		   (server->options.lifeline_fd < 0 ||
 			watch(server, server->options.lifeline_fd, EPOLLIN | EPOLLRDHUP, &lifeline_mark,
 				  status)) &&
-		   model_host_start(&server->host, &server->options.host, server->wake_fd, status) &&
+		   model_host_start(&server->host, &server->options.host, server->wake_fd,
+							&server->preparing, status) &&
 		   start_preparers(server, status);
 }
 

@@ -20,6 +20,19 @@
  */
 #define FILE_BUDGET ((size_t) 256 * 1024 * 1024)
 
+/* The training that is open, and those that wait for its end (admission_training.c). */
+typedef struct TrainingDesk
+{
+	Connection *holder;			/* whose training is open or being opened; NULL: nobody's */
+	bool		opened;			/* TRAIN_OPEN was answered */
+	bool		leaving;		/* the holder is gone, and the model's thread frees its training */
+	Request    *opening;		/* TRAIN_OPENs in order of arrival */
+	Request   **opening_end;
+	size_t		opening_bytes;	/* of their payloads */
+	Request    *work;			/* requests of the training at work on other threads */
+	uint32_t	hold;			/* odd: no slice may be computed */
+} TrainingDesk;
+
 typedef struct Server
 {
 	ServerOptions options;
@@ -40,6 +53,9 @@ typedef struct Server
 	Request   **started;		/* [MAX_STARTED]: at work on another thread */
 	int			started_count;
 	bool		alone;			/* the one started request runs alone */
+	TrainingDesk training;
+	int			encoding;		/* TRAIN_ENCODEs at work */
+	int			preparers;
 
 	ModelHost	host;
 	RequestQueue preparing;
@@ -102,6 +118,42 @@ extern Request *adapters_unlink(Server *server, const Connection *connection, ui
  */
 extern Request *adapters_take_frame(Server *server, const Connection *connection,
 									const WireHeader *header, uint8_t *payload);
+
+/* ---- admission_training.c ---- */
+
+/*
+ * A request of a training arrived: it is handed on, or a TRAIN_OPEN waits for its turn. False: it
+ * is refused, see its status.
+ */
+extern bool training_take_request(Server *server, Request *request);
+
+/* Open the next training, if it may be opened now. */
+extern void training_advance(Server *server);
+
+/* A TRAIN_OPEN that waits, taken out; NULL: none does. For a model that can't be loaded. */
+extern Request *training_next_refused(Server *server);
+
+/* A request came back from another thread; false where it is not of a training. */
+extern bool training_finish_request(Server *server, Request *request);
+
+/* Take a waiting TRAIN_OPEN out: this one, or any of the connection's. NULL: there is none. */
+extern Request *training_unlink_opening(Server *server, const Connection *connection, uint64_t id,
+										bool any);
+
+/* Cancel a request of a training that is at work. */
+extern void training_cancel(Server *server, const Connection *connection, uint64_t id);
+
+/* A client is gone: cancel its requests at work and free its training. */
+extern void training_forget(Server *server, const Connection *connection);
+
+/* Let the training stand still, or go on. */
+extern void training_hold(Server *server, bool hold);
+
+/* Whether no slice is computed until the training may go on. */
+extern bool training_is_held(const Server *server);
+
+/* TRAIN_OPENs that wait. */
+extern int	training_count_waiting(const Server *server);
 
 /* ---- metrics.c ---- */
 

@@ -89,6 +89,20 @@ find_first_stages(Trainer *trainer)
 		}
 }
 
+bool
+trainer_measure(Model *model, const TrainOptions *options, const AdapterSource *initial_adapter,
+				size_t *bytes, Status *status)
+{
+	Trainer		trainer = {.model = model, .options = *options};
+	bool		good = row_store_begin(&trainer.store, status) &&
+		settle_shape(&trainer, initial_adapter, status) &&
+		lora_parameters_lay_out(&trainer, status);
+
+	*bytes = good ? lora_parameters_bytes(&trainer) : 0;
+	row_store_free(&trainer.store);
+	return good;
+}
+
 Trainer *
 trainer_create(Model *model, const TrainOptions *options, const AdapterSource *initial_adapter,
 			   Status *status)

@@ -28,6 +28,12 @@
 typedef struct Trainer Trainer;
 
 /*
+ * The bytes that trainer_create takes for these arguments, which is what does not depend on rows.
+ */
+extern bool trainer_measure(Model *model, const TrainOptions *options,
+							const AdapterSource *initial_adapter, size_t *bytes, Status *status);
+
+/*
  * Begin training from an adapter; NULL: from the first values of LoRA. Options that were not given
  * (r, alpha, targets) become those of the initial adapter, or the defaults; STATUS_INVALID_ARGUMENT
  * when they contradict it. The model must outlive the trainer.
