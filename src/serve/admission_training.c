@@ -71,7 +71,7 @@ is_opening(const Server *server, const Connection *connection)
 	return server->training.holder == connection;
 }
 
-/* Let a TRAIN_OPEN wait for its turn; what it brings is not counted among the payloads meanwhile. */
+/* Let a TRAIN_OPEN wait for its turn. Its bytes don't count among the payloads meanwhile. */
 static void
 queue_opening(Server *server, Request *request)
 {

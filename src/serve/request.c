@@ -53,8 +53,6 @@ request_create(uint64_t id, uint8_t *payload, size_t size, void *connection)
 		status_hint(&request->status,
 					"The library may be newer than the engine: run SELECT mmgpt_restart().");
 	}
-	else if (request->kind == WIRE_KIND_EVALUATE)
-		status_set(&request->status, STATUS_NOT_SUPPORTED, "this engine does not evaluate yet");
 	else
 		request_read_adapter(request);
 	return request;
@@ -295,15 +293,19 @@ choose_prompt(Request *request, const ModelConfig *config, TextPart *prompt)
 	}
 }
 
-/* Encoded pictures are shared between the requests of one role in one database only. */
-static void
-make_picture_key(Request *request, size_t bytes)
+void
+request_set_picture(Request *request, const ModelConfig *config, const uint8_t *pixels)
 {
+	size_t		side = (size_t) config->vision.image_size;
 	DigestState state;
 
+	request->picture.pixels = pixels;
+	request->pictures.pictures = &request->picture;
+	request->pictures.count = 1;
+	/* encoded pictures are shared between the requests of one role in one database only */
 	digest_begin(&state);
 	digest_add(&state, &request->owner, sizeof(request->owner));
-	digest_add(&state, request->picture.pixels, bytes);
+	digest_add(&state, pixels, side * side * 3);
 	digest_end(&state, request->pictures.key);
 	request->pictures.has_key = true;
 }
@@ -333,17 +335,13 @@ request_read_pixels(Request *request, const ModelConfig *config, ImageRules rule
 static bool
 prepare_picture(Request *request, const ModelConfig *config)
 {
-	size_t		side = (size_t) config->vision.image_size;
 	uint8_t    *pixels;
 
 	if (!wire_has(&request->fields, WIRE_FIELD_IMAGE))
 		return true;
 	if (!request_read_pixels(request, config, IMAGE_RULES_DISPLAY, &pixels))
 		return false;
-	request->picture.pixels = pixels;
-	make_picture_key(request, side * side * 3);
-	request->pictures.pictures = &request->picture;
-	request->pictures.count = 1;
+	request_set_picture(request, config, pixels);
 	return true;
 }
 
@@ -440,6 +438,8 @@ request_prepare(Request *request, const ModelContext *context)
 	if (!inject_fault(request))
 		return false;
 #endif
+	if (request->kind == WIRE_KIND_EVALUATE)
+		return evaluate_prepare(request);
 	if (scores_wanted(request))
 	{
 		if (!scores_prepare(request))

@@ -76,6 +76,7 @@ struct Request
 	Picture		picture;
 	PictureSet	pictures;		/* count 0: language only */
 	struct ScorePlan *scores;	/* of kinds that read log-probabilities; NULL: of the others */
+	struct Evaluation *evaluation;	/* of EVALUATE; NULL: of the others */
 	struct TrainPlan *train;	/* of a training (request_training.h); NULL: of the others */
 
 	/* running */
@@ -104,8 +105,8 @@ extern void request_free(Request *request);
 extern bool request_needs_model(const Request *request);
 
 /*
- * Do whole what computes nothing: sets answer or status and returns true. False for the other kinds,
- * which go on with request_prepare.
+ * Do whole what computes nothing: sets answer or status and returns true. False for the other
+ * kinds, which go on with request_prepare.
  */
 extern bool request_answer_without_model(Request *request, const ModelContext *context);
 

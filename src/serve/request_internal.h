@@ -5,6 +5,7 @@
  *	request_labels.c	its labels
  *	request_run.c		tasks that generate
  *	request_scores.c	tasks that read log-probabilities of given answers
+ *	request_evaluate.c	the loss of a row
  *	request_training.c	what belongs to a training
  */
 #ifndef MMGPT_REQUEST_INTERNAL_H
@@ -31,6 +32,10 @@ extern bool request_encode_prompt(Request *request, TextPart prompt, TokenList *
 extern bool request_read_pixels(Request *request, const ModelConfig *config, ImageRules rules,
 								uint8_t **pixels);
 
+/* Let the request be about a picture u8 [S, S, 3]. */
+extern void request_set_picture(Request *request, const ModelConfig *config,
+								const uint8_t *pixels);
+
 /* Whether the client gave up waiting; the status then says so. For long loops. */
 extern bool request_given_up(Request *request);
 
@@ -53,5 +58,18 @@ extern bool scores_prepare(Request *request);
 
 /* The scheduler's part: submit one generation that scores them all. */
 extern void scores_submit(Request *request);
+
+/* Submit a generation that scores continuations of the request's prompt. */
+extern void request_submit_scoring(Request *request, struct Scoring *scoring,
+								   Generation *generation,
+								   void (*finished)(Generation *generation, void *argument));
+
+/* ---- request_evaluate.c ---- */
+
+/* The preparer's part of an EVALUATE: the row's prompt, and its targets to be scored. */
+extern bool evaluate_prepare(Request *request);
+
+/* The scheduler's part. */
+extern void evaluate_submit(Request *request);
 
 #endif

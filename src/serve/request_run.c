@@ -184,6 +184,8 @@ request_run(Request *request, Scheduler *scheduler, void (*done)(Request *reques
 	request->prompt_tokens = request->ids.count;
 	if (request->scores != NULL)
 		scores_submit(request);
+	else if (request->evaluation != NULL)
+		evaluate_submit(request);
 	else
 		submit_generation(request);
 }

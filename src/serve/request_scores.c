@@ -419,11 +419,9 @@ scores_finished(Generation *generation, void *argument)
 }
 
 void
-scores_submit(Request *request)
+request_submit_scoring(Request *request, Scoring *scoring, Generation *generation,
+					   void (*finished)(Generation *generation, void *argument))
 {
-	ScorePlan  *plan = request->scores;
-	Generation *generation = &plan->generation;
-
 	if (!generation_begin(generation, request->arena, request->context->config, request->ids.ids,
 						  request->ids.count,
 						  request->pictures.count > 0 ? &request->pictures : NULL,
@@ -432,10 +430,18 @@ scores_submit(Request *request)
 		request_complete(request);
 		return;
 	}
-	generation->scoring = &plan->scoring;
+	generation->scoring = scoring;
 	generation->owner = request->owner;
 	generation->cancelled = &request->cancelled;
-	generation->finished = scores_finished;
+	generation->finished = finished;
 	generation->argument = request;
 	scheduler_submit(request->scheduler, generation);
+}
+
+void
+scores_submit(Request *request)
+{
+	ScorePlan  *plan = request->scores;
+
+	request_submit_scoring(request, &plan->scoring, &plan->generation, scores_finished);
 }

@@ -50,8 +50,8 @@ extern bool request_prepare_training(Request *request, const ModelContext *conte
 extern void request_seal_training(Request *request, const ModelContext *context);
 
 /*
- * The row in TOKENS, TARGETS and PIXELS: ids and labels copied, pixels in the payload. picture is the
- * caller's place for one. Sizes are checked, tokens are not: STATUS_PROTOCOL. False with
+ * The row in TOKENS, TARGETS and PIXELS: ids and labels copied, pixels in the payload; picture is
+ * the caller's place for one. Sizes are checked (STATUS_PROTOCOL), tokens are not. False with
  * request->status set.
  */
 extern bool request_read_row(Request *request, const ModelConfig *config, TrainingRow *row,

@@ -93,7 +93,8 @@ choose_all(Scheduler *scheduler, Status *status)
 	{
 		const StepPart *part = &scheduler->parts[i];
 		Generation *generation = part->generation;
-		bool		chosen = generation->search == NULL && generation->scoring == NULL;
+		bool		chosen = generation->scoring == NULL ? generation->search == NULL
+													 : generation->scoring->compared;
 
 		for (int row = part->first_row; row < part->first_row + part->rows; row++)
 		{

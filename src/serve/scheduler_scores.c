@@ -130,8 +130,12 @@ typedef struct ScoreList
 } ScoreList;
 
 static void
-add_target(ScoreList *list, int row, int32_t token, Continuation *first, int count)
+add_target(ScoreList *list, int row, int place, Continuation *first, int count)
 {
+	int32_t		token = first->targets != NULL ? first->targets[place] : first->ids[place];
+
+	if (token < 0)
+		return;
 	list->targets[list->count] = (ScoreTarget) {row, token};
 	list->users[list->count++] = (ScoreUsers) {first, count};
 }
@@ -144,8 +148,7 @@ add_first_tokens(ScoreList *list, const StepPart *part)
 
 	for (int i = 0; i < scoring->count; i++)
 		if (scoring->continuations[i].scored == scoring->continuations[i].count)
-			add_target(list, part->first_row, scoring->continuations[i].ids[0],
-					   &scoring->continuations[i], 1);
+			add_target(list, part->first_row, 0, &scoring->continuations[i], 1);
 }
 
 /* What the rows of a branch tell: tokens that its continuations share, and the last of each. */
@@ -161,10 +164,10 @@ add_branch_tokens(ScoreList *list, const StepPart *part)
 		int			place = branch->fed - part->rows + i + 1;
 
 		if (place < first->count - 1)
-			add_target(list, part->first_row + i, first->ids[place], first, branch->count);
+			add_target(list, part->first_row + i, place, first, branch->count);
 		else
 			for (int j = 0; j < branch->count; j++)
-				add_target(list, part->first_row + i, first[j].ids[place], &first[j], 1);
+				add_target(list, part->first_row + i, place, &first[j], 1);
 	}
 }
 
@@ -220,7 +223,14 @@ scores_take(Scheduler *scheduler, Status *status)
 		return false;
 	for (int i = 0; i < list.count; i++)
 		for (int j = 0; j < list.users[i].count; j++)
-			list.users[i].first[j].sum += (double) list.values[i];
+		{
+			Continuation *user = &list.users[i].first[j];
+
+			user->sum += (double) list.values[i];
+			/* rows that nothing is compared with have no choice, and nobody reads this */
+			user->best = user->best &&
+				scheduler->choices[list.targets[i].row].token == list.targets[i].token;
+		}
 	return true;
 }
 

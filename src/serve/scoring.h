@@ -27,7 +27,13 @@ typedef struct Continuation
 	int			count;			/* 1 or more */
 	/* the log-probabilities of the last `scored` of them are wanted, 1 .. count */
 	int			scored;
+	/*
+	 * [count] tokens to be scored instead of the ids that are computed, negative: none there; NULL:
+	 * the ids. Only where no other continuation begins alike
+	 */
+	const int32_t *targets;
 	double		sum;			/* of these log-probabilities */
+	bool		best;			/* no scored token was other than the best; see compared */
 } Continuation;
 
 /* Continuations of the same length and scored tokens that differ in the last token only. */
@@ -48,6 +54,7 @@ typedef struct Scoring
 	int			longest;		/* tokens of a branch that are computed, at most */
 	int			done;			/* branches that are complete; they complete in order */
 	bool		after_prompt;	/* some first token counts: the prompt's last logits are wanted */
+	bool		compared;		/* scored tokens are compared with those of greedy decoding */
 } Scoring;
 
 /*

@@ -187,30 +187,6 @@ intern_picture(RowStore *store, const ModelConfig *config, const Picture *pictur
 
 /* ---- rows ---- */
 
-static bool
-check_row(const ModelConfig *config, const TrainingRow *row, Status *status)
-{
-	int			vocabulary = config->decoder.vocabulary;
-	int			marks = 0;
-
-	if (row->count < 2)
-		return status_set(status, STATUS_INVALID_ARGUMENT, "the row has %d token%s", row->count,
-						  row->count == 1 ? "" : "s");
-	for (int i = 0; i < row->count; i++)
-	{
-		if (row->ids[i] < 0 || row->ids[i] >= vocabulary || row->labels[i] >= vocabulary)
-			return status_set(status, STATUS_INVALID_ARGUMENT,
-							  "token or label %d of the row is outside of the vocabulary of %d",
-							  i + 1, vocabulary);
-		marks += row->ids[i] == config->image;
-	}
-	if (row->picture_count == 0 || marks == row->picture_count)
-		return true;
-	return status_set(status, STATUS_INVALID_ARGUMENT,
-					  "the row has %d picture%s and %d <image> mark%s", row->picture_count,
-					  row->picture_count == 1 ? "" : "s", marks, marks == 1 ? "" : "s");
-}
-
 /* Copy ids and labels up to count; work out what each token looks at. */
 static bool
 copy_tokens(RowStore *store, const ModelConfig *config, const TrainingRow *row, StoredRow *stored,
@@ -273,7 +249,7 @@ row_store_add(RowStore *store, const ModelConfig *config, const TrainingRow *row
 {
 	StoredRow	stored = {.count = row->count < max_length ? row->count : max_length};
 
-	if (!check_row(config, row, status) ||
+	if (!training_row_check(config, row, status) ||
 		!make_room((void **) &store->rows, store->count, &store->capacity, sizeof(StoredRow),
 				   status) ||
 		!copy_tokens(store, config, row, &stored, status) ||

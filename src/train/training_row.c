@@ -13,6 +13,30 @@ training_row_labels(const int32_t *labels, int count)
 	return trained;
 }
 
+bool
+training_row_check(const ModelConfig *config, const TrainingRow *row, Status *status)
+{
+	int			vocabulary = config->decoder.vocabulary;
+	int			marks = 0;
+
+	if (row->count < 2)
+		return status_set(status, STATUS_INVALID_ARGUMENT, "the row has %d token%s", row->count,
+						  row->count == 1 ? "" : "s");
+	for (int i = 0; i < row->count; i++)
+	{
+		if (row->ids[i] < 0 || row->ids[i] >= vocabulary || row->labels[i] >= vocabulary)
+			return status_set(status, STATUS_INVALID_ARGUMENT,
+							  "token or label %d of the row is outside of the vocabulary of %d",
+							  i + 1, vocabulary);
+		marks += row->ids[i] == config->image;
+	}
+	if (row->picture_count == 0 || marks == row->picture_count)
+		return true;
+	return status_set(status, STATUS_INVALID_ARGUMENT,
+					  "the row has %d picture%s and %d <image> mark%s", row->picture_count,
+					  row->picture_count == 1 ? "" : "s", marks, marks == 1 ? "" : "s");
+}
+
 /* The dialogue that a row's texts are. */
 static bool
 make_dialogue(const RowText *text, Arena *arena, Dialogue *dialogue, Status *status)

@@ -36,6 +36,12 @@ extern bool training_row_encode(const Tokenizer *tokenizer, const PromptTemplate
 								const RowText *text, int max_length, Arena *arena,
 								TrainingRow *row, Status *status);
 
+/*
+ * Whether the model could take the row: tokens and labels are of its vocabulary, and there is a
+ * picture for each <image> mark, or none. STATUS_INVALID_ARGUMENT.
+ */
+extern bool training_row_check(const ModelConfig *config, const TrainingRow *row, Status *status);
+
 /* Labels that a row of this length trains: those behind the first token. */
 extern int	training_row_labels(const int32_t *labels, int count);
 

@@ -5,24 +5,8 @@
 #include "cli_run.h"
 #include "training_client.h"
 
-#define IMAGE(n) MODEL_A "/images/img" #n ".png"
 #define OPTIONS "{\"r\": 2, \"epochs\": 4, \"batch_size\": 2, \"seed\": 3, \"validation\": 0.3}"
 #define ENDLESS "{\"r\": 2, \"micro_steps\": 100000000}"
-#define ROWS ((int) (sizeof(rows) / sizeof(rows[0])))
-
-static const ClientRow rows[] = {
-	{IMAGE(0), "What is this?", NULL, "A dog.", NULL},
-	{IMAGE(1), "What is this?", "", "Two red buses.", NULL},
-	{NULL, "Name a fruit.", "red", "An apple.", NULL},
-	{IMAGE(0), "How many?", NULL, "3", NULL},
-	{NULL, NULL, NULL, NULL,
-	 "[{\"role\": \"user\", \"content\": \"a\"}, {\"role\": \"assistant\", \"content\": \"b c\"}, "
-	 "{\"role\": \"user\", \"content\": \"d\"}, {\"role\": \"assistant\", \"content\": \"e\"}]"},
-	{IMAGE(2), NULL, NULL, NULL,
-	 "[{\"role\": \"user\", \"content\": \"a\"}, {\"role\": \"assistant\", \"content\": \"b\"}]"},
-	{NULL, "Say a word.", NULL, "Word.", NULL},
-	{IMAGE(1), "Describe the picture.", NULL, "A bus and another bus.", NULL},
-};
 
 /* The tensors that a training of the rows has to give, by the command line. */
 static char *expected;
@@ -466,23 +450,6 @@ UNIT_TEST(a_lost_connection_frees_its_training)
 
 /* ---- what is refused ---- */
 
-/* Send a row of given numbers. */
-static ClientFrame
-send_numbers(int fd, const int32_t *tokens, size_t count, const int32_t *targets,
-			 size_t targets_bytes, size_t pixels)
-{
-	WireWriter	writer = message_begin(WIRE_KIND_TRAIN_ROW, pixels + 65536);
-	uint8_t    *bytes = calloc(pixels + 1, 1);
-
-	wire_write_bytes(&writer, WIRE_FIELD_TOKENS, tokens, count * sizeof(int32_t));
-	if (targets != NULL)
-		wire_write_bytes(&writer, WIRE_FIELD_TARGETS, targets, targets_bytes);
-	if (pixels > 0)
-		wire_write_bytes(&writer, WIRE_FIELD_PIXELS, bytes, pixels);
-	free(bytes);
-	return message_ask(fd, 1, &writer);
-}
-
 UNIT_TEST(rows_that_can_not_be_used_harm_nobody)
 {
 	static const int32_t tokens[] = {1, 5, 6, 7};
@@ -496,21 +463,21 @@ UNIT_TEST(rows_that_can_not_be_used_harm_nobody)
 	ClientFrame frame;
 
 	json_decref(client_open_training(fd, OPTIONS));
-	frame = send_numbers(fd, tokens, 4, targets, 15, 0);
+	frame = client_send_numbers(fd, WIRE_KIND_TRAIN_ROW, tokens, 4, targets, 15, 0);
 	check_error(&frame, STATUS_PROTOCOL, "targets of a row are missing or no integers: 15 bytes");
-	frame = send_numbers(fd, tokens, 4, NULL, 0, 0);
+	frame = client_send_numbers(fd, WIRE_KIND_TRAIN_ROW, tokens, 4, NULL, 0, 0);
 	check_error(&frame, STATUS_PROTOCOL, "targets of a row are missing");
-	frame = send_numbers(fd, tokens, 4, targets, 12, 0);
+	frame = client_send_numbers(fd, WIRE_KIND_TRAIN_ROW, tokens, 4, targets, 12, 0);
 	check_error(&frame, STATUS_PROTOCOL, "a row of 4 tokens has 3 targets");
-	frame = send_numbers(fd, tokens, 0, targets, 0, 0);
+	frame = client_send_numbers(fd, WIRE_KIND_TRAIN_ROW, tokens, 0, targets, 0, 0);
 	check_error(&frame, STATUS_INVALID_ARGUMENT, "the row has 0 tokens");
-	frame = send_numbers(fd, foreign, 4, targets, 16, 0);
+	frame = client_send_numbers(fd, WIRE_KIND_TRAIN_ROW, foreign, 4, targets, 16, 0);
 	check_error(&frame, STATUS_INVALID_ARGUMENT, "token or label 3 of the row is outside");
-	frame = send_numbers(fd, tokens, 4, none, 16, 0);
+	frame = client_send_numbers(fd, WIRE_KIND_TRAIN_ROW, tokens, 4, none, 16, 0);
 	check_error(&frame, STATUS_INVALID_ARGUMENT, "no token of a response is left");
-	frame = send_numbers(fd, marked, 4, targets, 16, pixels - 1);
-	check_error(&frame, STATUS_PROTOCOL, "a picture has 9407 bytes and not the model's 56 x 56 x 3");
-	frame = send_numbers(fd, tokens, 4, targets, 16, pixels);
+	frame = client_send_numbers(fd, WIRE_KIND_TRAIN_ROW, marked, 4, targets, 16, pixels - 1);
+	check_error(&frame, STATUS_PROTOCOL, "has 9407 bytes and not the model's 56 x 56 x 3");
+	frame = client_send_numbers(fd, WIRE_KIND_TRAIN_ROW, tokens, 4, targets, 16, pixels);
 	check_error(&frame, STATUS_INVALID_ARGUMENT, "1 picture and 0 <image> marks");
 	client_add_rows(fd, rows, ROWS, OPTIONS);
 	json_decref(client_start_training(fd, NULL));
@@ -530,7 +497,8 @@ UNIT_TEST(texts_that_can_not_be_used_are_refused_with_their_reason)
 		const char *message;
 	} wrong[] = {
 		{{NULL, "a", NULL, NULL, NULL}, NULL, STATUS_INVALID_ARGUMENT, "the row has no response"},
-		{{NULL, NULL, NULL, "b", NULL}, NULL, STATUS_INVALID_ARGUMENT, "the row has no instruction"},
+		{{NULL, NULL, NULL, "b", NULL}, NULL, STATUS_INVALID_ARGUMENT,
+		 "the row has no instruction"},
 		{{NULL, NULL, NULL, NULL, "[]"}, NULL, STATUS_INVALID_JSON, "conversation is empty"},
 		{{NULL, "a", NULL, "b", NULL}, "{\"max_length\": 5}", STATUS_INVALID_ARGUMENT,
 		 "no token of a response is left within 5 tokens"},

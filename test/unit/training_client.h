@@ -8,6 +8,10 @@
 
 #include "serve_client.h"
 
+#define TRAINED_MODEL "test/golden/model-a"
+#define IMAGE(n) TRAINED_MODEL "/images/img" #n ".png"
+#define ROWS ((int) (sizeof(rows) / sizeof(rows[0])))
+
 /* A row of a table; NULL: the column is NULL. */
 typedef struct ClientRow
 {
@@ -17,6 +21,21 @@ typedef struct ClientRow
 	const char *response;
 	const char *conversation;	/* JSON */
 } ClientRow;
+
+/* A table of rows of all forms. */
+static UNIT_UNUSED const ClientRow rows[] = {
+	{IMAGE(0), "What is this?", NULL, "A dog.", NULL},
+	{IMAGE(1), "What is this?", "", "Two red buses.", NULL},
+	{NULL, "Name a fruit.", "red", "An apple.", NULL},
+	{IMAGE(0), "How many?", NULL, "3", NULL},
+	{NULL, NULL, NULL, NULL,
+	 "[{\"role\": \"user\", \"content\": \"a\"}, {\"role\": \"assistant\", \"content\": \"b c\"}, "
+	 "{\"role\": \"user\", \"content\": \"d\"}, {\"role\": \"assistant\", \"content\": \"e\"}]"},
+	{IMAGE(2), NULL, NULL, NULL,
+	 "[{\"role\": \"user\", \"content\": \"a\"}, {\"role\": \"assistant\", \"content\": \"b\"}]"},
+	{NULL, "Say a word.", NULL, "Word.", NULL},
+	{IMAGE(1), "Describe the picture.", NULL, "A bus and another bus.", NULL},
+};
 
 /* A request of a kind with room for this many bytes of fields. */
 static UNIT_UNUSED WireWriter
@@ -156,7 +175,7 @@ client_simple(int fd, uint64_t id, WireKind kind)
 	return message_ask(fd, id, &writer);
 }
 
-/* Ask for a training with options and an initial adapter (the answer of a TRAIN_ADAPTER, or NULL). */
+/* Ask for a training; the initial adapter is the answer of a TRAIN_ADAPTER, or NULL. */
 static UNIT_UNUSED void
 client_send_open(int fd, uint64_t id, const char *options, const ClientFrame *initial)
 {
@@ -185,26 +204,23 @@ client_open_training(int fd, const char *options)
 
 /* Encode rows and send them, many at once; they have to be usable. */
 static UNIT_UNUSED void
-client_add_rows(int fd, const ClientRow *rows, int count, const char *options)
+client_add_rows(int fd, const ClientRow *list, int count, const char *options)
 {
+	ClientFrame frame;
 	bool		started;
 
 	for (int i = 0; i < count; i++)
 	{
-		ClientFrame encoded = client_encode(fd, 2000, &rows[i], options);
+		ClientFrame encoded = client_encode(fd, 2000, &list[i], options);
 
 		if (frame_is_answer(&encoded))
 			client_send_row(fd, 3000 + (uint64_t) i, WIRE_KIND_TRAIN_ROW, &encoded);
 		free(encoded.payload);
 	}
-	/* answers come in order, and reading one drops those before it */
-	for (int i = count - 1; i < count; i++)
-	{
-		ClientFrame frame = client_read_end(fd, 3000 + (uint64_t) i, &started);
-
-		frame_is_answer(&frame);
-		free(frame.payload);
-	}
+	/* client_encode drops the answers that came before its own; the last one is still to come */
+	frame = client_read_end(fd, 2999 + (uint64_t) count, &started);
+	frame_is_answer(&frame);
+	free(frame.payload);
 }
 
 /* No more rows; checkpoint is the answer of a TRAIN_SAVE, or NULL. */
@@ -259,13 +275,13 @@ client_finish_training(int fd, uint32_t milliseconds)
 
 /* A whole training; returns the answer of TRAIN_ADAPTER. */
 static UNIT_UNUSED ClientFrame
-client_train(int fd, const ClientRow *rows, int count, const char *options)
+client_train(int fd, const ClientRow *list, int count, const char *options)
 {
 	ClientFrame adapter;
 	ClientFrame closed;
 
 	json_decref(client_open_training(fd, options));
-	client_add_rows(fd, rows, count, options);
+	client_add_rows(fd, list, count, options);
 	json_decref(client_start_training(fd, NULL));
 	json_decref(client_finish_training(fd, 5));
 	adapter = client_simple(fd, 6000, WIRE_KIND_TRAIN_ADAPTER);
@@ -274,6 +290,23 @@ client_train(int fd, const ClientRow *rows, int count, const char *options)
 	frame_is_answer(&closed);
 	free(closed.payload);
 	return adapter;
+}
+
+/* Send a row of given numbers. */
+static UNIT_UNUSED ClientFrame
+client_send_numbers(int fd, WireKind kind, const int32_t *tokens, size_t count,
+					const int32_t *targets, size_t targets_bytes, size_t pixels)
+{
+	WireWriter	writer = message_begin(kind, pixels + 65536);
+	uint8_t    *bytes = calloc(pixels + 1, 1);
+
+	wire_write_bytes(&writer, WIRE_FIELD_TOKENS, tokens, count * sizeof(int32_t));
+	if (targets != NULL)
+		wire_write_bytes(&writer, WIRE_FIELD_TARGETS, targets, targets_bytes);
+	if (pixels > 0)
+		wire_write_bytes(&writer, WIRE_FIELD_PIXELS, bytes, pixels);
+	free(bytes);
+	return message_ask(fd, 1, &writer);
 }
 
 /* mmgpt_status(). */
