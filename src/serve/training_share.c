@@ -21,9 +21,12 @@ share_requests_first(const TrainingShare *share)
 void
 share_count_training(TrainingShare *share, uint64_t nanoseconds)
 {
-	share->credit_ns += (double) nanoseconds * (100 - share->percent) / share->percent;
-	if (share->credit_ns > MOST_CREDIT_NS)
-		share->credit_ns = MOST_CREDIT_NS;
+	double		earned = (double) nanoseconds * (100 - share->percent) / share->percent;
+	double		most = earned > MOST_CREDIT_NS ? earned : MOST_CREDIT_NS;
+
+	share->credit_ns += earned;
+	if (share->credit_ns > most)
+		share->credit_ns = most;
 }
 
 void

@@ -5,8 +5,9 @@
  * of the time that the training took, and what requests compute is taken off it. While there is
  * credit, requests go first. So a session that asks now and then finds credit and is answered
  * almost as on an idle engine, and those who ask without pause get 100 - share percent of the time.
- * At most a second is saved up, or a training would stand still for long after a quiet time; what
- * requests owe is not bounded, as one step of a large model may take seconds.
+ * At most a second is saved up (or what one slice earned, with a small share), or a training would
+ * stand still for long after a quiet time; what requests owe is not bounded, as one step of a large
+ * model may take seconds.
  *
  * Only arithmetic: no clock, no threads.
  */
