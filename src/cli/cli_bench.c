@@ -1,77 +1,30 @@
 /*
- * cli_bench.c - measure speed. So far: how many pictures a second are encoded.
+ * cli_bench.c - measure speed: pictures encoded, and training.
  *
- * The pictures are noise, which takes the same time as any other. A measurement is a warm-up and
- * then runs until the given time is over; fastest and median run are told.
+ *	bench_shapes.c	sizes of models without their weights
+ *	bench_vision.c	pictures a second
+ *	bench_train.c	tokens a second that LoRA trains on
  */
+#include "cli_bench.h"
+
 #include <errno.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
-#include "cli_common.h"
-#include "clock.h"
+/* Tokens of a training row, unless told. */
+#define DEFAULT_TOKENS 256
 
-#define MAX_BATCHES 16
-#define MAX_BATCH 256
-#define MAX_RUNS 1000
-#define LEAST_RUNS 3
+/* ---- what all measurements need ---- */
 
-typedef struct BenchOptions
+bool
+bench_runs_add(BenchRuns *runs, double seconds, double enough)
 {
-	int			batches[MAX_BATCHES];
-	int			batch_count;
-	double		seconds;		/* for each batch size */
-} BenchOptions;
-
-/* What was measured with one batch size. */
-typedef struct VisionResult
-{
-	int			batch;
-	int			runs;
-	double		best;			/* images a second */
-	double		median;
-} VisionResult;
-
-/* "1,4,16" */
-static bool
-read_batches(const char *text, BenchOptions *options, Status *status)
-{
-	const char *at = text;
-
-	for (options->batch_count = 0; options->batch_count < MAX_BATCHES;)
-	{
-		char	   *end;
-		long		batch = strtol(at, &end, 10);
-
-		if (end == at || batch < 1 || batch > MAX_BATCH || (*end != ',' && *end != '\0'))
-			break;
-		options->batches[options->batch_count++] = (int) batch;
-		if (*end == '\0')
-			return true;
-		at = end + 1;
-	}
-	return status_set(status, STATUS_USAGE,
-					  "--batch must be at most %d sizes of 1 to %d, as in \"1,4,16\", not \"%s\"",
-					  MAX_BATCHES, MAX_BATCH, text);
-}
-
-static bool
-read_options(const CliArguments *arguments, BenchOptions *options, Status *status)
-{
-	const char *batches = cli_value(arguments, "--batch");
-	long		seconds;
-
-	if (cli_option(arguments, "--vision")->count == 0)
-	{
-		status_set(status, STATUS_NOT_SUPPORTED, "bench without --vision is not supported yet");
-		return status_hint(status, "Only the encoding of pictures is measured so far.");
-	}
-	if (!cli_integer(arguments, "--seconds", 1, 3600, 5, &seconds, status))
-		return false;
-	options->seconds = (double) seconds;
-	return read_batches(batches == NULL ? "1" : batches, options, status);
+	runs->seconds[runs->count++] = seconds;
+	runs->total += seconds;
+	return runs->count < BENCH_MAX_RUNS &&
+		(runs->count < BENCH_LEAST_RUNS || runs->total < enough);
 }
 
 static int
@@ -82,150 +35,204 @@ compare_times(const void *a, const void *b)
 	return (difference > 0) - (difference < 0);
 }
 
-/* Encode batch pictures once; the seconds it took. */
-static bool
-encode_once(Model *model, const Picture *pictures, int batch, double *seconds, Status *status)
+void
+bench_runs_sort(BenchRuns *runs)
 {
-	uint64_t	begin = clock_now_ns();
-	Adapter    *adapter = NULL;
-	Media	   *media;
-
-	if (!model_encode_images(model, 1, &batch, &adapter, pictures, &media, status))
-		return false;
-	*seconds = (double) (clock_now_ns() - begin) * 1e-9;
-	media_release(model, media);
-	return true;
+	qsort(runs->seconds, (size_t) runs->count, sizeof(double), compare_times);
 }
 
-static bool
-measure_vision(Model *model, const Picture *pictures, int batch, double seconds,
-			   VisionResult *result, Status *status)
+size_t
+bench_peak_memory(void)
 {
-	static double times[MAX_RUNS];
-	double		total = 0;
-	int			runs = 0;
+	struct rusage usage;
 
-	if (!encode_once(model, pictures, batch, &times[0], status))
-		return false;
-	while (runs < MAX_RUNS && (runs < LEAST_RUNS || total < seconds))
-	{
-		if (!encode_once(model, pictures, batch, &times[runs], status))
-			return false;
-		total += times[runs++];
-	}
-	qsort(times, (size_t) runs, sizeof(double), compare_times);
-	*result = (VisionResult) {batch, runs, batch / times[0], batch / times[runs / 2]};
-	return true;
+	getrusage(RUSAGE_SELF, &usage);
+	return (size_t) usage.ru_maxrss * 1024;
 }
 
-/* Noise that is the same in every run. */
-static bool
-make_pictures(int count, int image_size, Arena *arena, Picture **pictures, Status *status)
+bool
+bench_draw_picture(int image_size, uint32_t seed, Arena *arena, Picture *picture, Status *status)
 {
 	size_t		bytes = (size_t) image_size * (size_t) image_size * 3;
-	uint32_t	state = 1;
+	uint8_t    *pixels = arena_take(arena, bytes);
 
-	*pictures = arena_take_array(arena, (size_t) count, sizeof(Picture));
-	for (int i = 0; i < count; i++)
+	if (pixels == NULL)
+		return status_out_of_memory(status, bytes);
+	for (size_t i = 0; i < bytes; i++)
 	{
-		uint8_t    *pixels = *pictures == NULL ? NULL : arena_take(arena, bytes);
-
-		if (pixels == NULL)
-			return status_out_of_memory(status, bytes);
-		for (size_t j = 0; j < bytes; j++)
-		{
-			state = state * 1664525u + 1013904223u;
-			pixels[j] = (uint8_t) (state >> 24);
-		}
-		(*pictures)[i].pixels = pixels;
+		seed = seed * 1664525u + 1013904223u;
+		pixels[i] = (uint8_t) (seed >> 24);
 	}
+	*picture = (Picture) {.pixels = pixels};
 	return true;
 }
 
-static void
-print_table(const CliModel *opened, const VisionResult *results, int count)
-{
-	printf("%s, %s\n", opened->backend->ops->describe(opened->backend),
-		   data_type_name(model_format(opened->model)));
-	printf("%-8s %6s %14s %14s\n", "vision", "runs", "images/s best", "median");
-	for (int i = 0; i < count; i++)
-		printf("batch %-2d %6d %14.2f %14.2f\n", results[i].batch, results[i].runs,
-			   results[i].best, results[i].median);
-}
+/* ---- options ---- */
 
-static void
-print_json(const CliModel *opened, const VisionResult *results, int count)
+/* "1,4,16" */
+static bool
+read_batches(const char *text, BenchOptions *options, Status *status)
 {
-	json_t	   *vision = json_array();
-	json_t	   *root = json_pack("{s:s, s:s}", "device",
-								 opened->backend->ops->describe(opened->backend), "weight_format",
-								 data_type_name(model_format(opened->model)));
+	const char *at = text;
 
-	for (int i = 0; i < count; i++)
-		json_array_append_new(vision, json_pack("{s:i, s:i, s:{s:f, s:f}}", "batch",
-												results[i].batch, "runs", results[i].runs,
-												"images_per_second", "best", results[i].best,
-												"median", results[i].median));
-	json_object_set_new(root, "vision", vision);
-	json_dumpf(root, stdout, JSON_INDENT(2));
-	putchar('\n');
-	json_decref(root);
+	for (options->batch_count = 0; options->batch_count < BENCH_MAX_BATCHES;)
+	{
+		char	   *end;
+		long		batch = strtol(at, &end, 10);
+
+		if (end == at || batch < 1 || batch > BENCH_MAX_BATCH || (*end != ',' && *end != '\0'))
+			break;
+		options->batches[options->batch_count++] = (int) batch;
+		if (*end == '\0')
+			return true;
+		at = end + 1;
+	}
+	return status_set(status, STATUS_USAGE,
+					  "--batch must be at most %d sizes of 1 to %d, as in \"1,4,16\", not \"%s\"",
+					  BENCH_MAX_BATCHES, BENCH_MAX_BATCH, text);
 }
 
 static bool
-bench(const CliArguments *arguments, CliModel *opened, Status *status)
+read_options(const CliArguments *arguments, BenchOptions *options, Status *status)
 {
-	ModelOptions model_options = {.max_images = 1};
-	BenchOptions options = {0};
-	VisionResult results[MAX_BATCHES];
-	Picture    *pictures;
+	const char *batches = cli_value(arguments, "--batch");
+	const char *training = cli_value(arguments, "--options");
+	long		seconds;
+	long		tokens;
 
-	if (!read_options(arguments, &options, status))
+	options->vision = cli_option(arguments, "--vision")->count > 0;
+	options->train = cli_option(arguments, "--train")->count > 0;
+	options->picture = cli_option(arguments, "--picture")->count > 0;
+	if (!options->vision && !options->train)
+	{
+		status_set(status, STATUS_USAGE, "nothing to measure: give --vision or --train");
+		return status_hint(status, "Prompts and answers are not measured yet.");
+	}
+	if (!cli_integer(arguments, "--seconds", 1, 3600, 5, &seconds, status) ||
+		!cli_integer(arguments, "--tokens", 2, 1000000, DEFAULT_TOKENS, &tokens, status))
 		return false;
-	for (int i = 0; i < options.batch_count; i++)
-		if (options.batches[i] > model_options.max_images)
-			model_options.max_images = options.batches[i];
-	if (!cli_open_model(arguments, arguments->positional[0], &model_options, opened, status) ||
-		!make_pictures(model_options.max_images, model_config(opened->model)->vision.image_size,
-					   opened->arena, &pictures, status))
+	options->seconds = (double) seconds;
+	options->tokens = (int) tokens;
+	train_options_defaults(&options->training);
+	return train_options_read(training, training == NULL ? 0 : strlen(training),
+							  &options->training, status) &&
+		read_batches(batches == NULL ? "1" : batches, options, status);
+}
+
+/* ---- the run ---- */
+
+/* The model of the arguments: a directory's, or one of a shape with random weights. */
+static bool
+open_model(const CliArguments *arguments, const BenchOptions *options, CliModel *opened,
+		   Status *status)
+{
+	ModelOptions model_options = {.max_images = 1, .media_bytes = 1};
+	const char *shape = cli_value(arguments, "--shape");
+	ModelConfig config;
+
+	if ((shape == NULL) == (arguments->positional_count == 0))
+		return status_set(status, STATUS_USAGE, "bench measures either MODEL or a --shape");
+	for (int i = 0; options->vision && i < options->batch_count; i++)
+		if (options->batches[i] > model_options.max_images)
+			model_options.max_images = options->batches[i];
+	if (shape == NULL)
+		return cli_open_model(arguments, arguments->positional[0], &model_options, opened, status);
+	if (cli_value(arguments, "--adapter") != NULL)
+		return status_set(status, STATUS_USAGE, "an adapter does not go with a --shape");
+	opened->arena = arena_create();
+	if (opened->arena == NULL)
+		return status_out_of_memory(status, 0);
+	return bench_shape_read(shape, opened->arena, &config, status) &&
+		cli_open_random_model(arguments, &config, &model_options, opened, status);
+}
+
+static bool
+check_tokens(const CliModel *opened, const BenchOptions *options, Status *status)
+{
+	int			context = model_config(opened->model)->decoder.context;
+
+	return !options->train || options->tokens <= context ||
+		status_set(status, STATUS_USAGE, "--tokens %d exceeds the model's context of %d",
+				   options->tokens, context);
+}
+
+static bool
+bench(const CliArguments *arguments, CliModel *opened, json_t *root, Status *status)
+{
+	BenchOptions options = {0};
+	bool		quiet = cli_option(arguments, "--json")->count > 0;
+	json_t	   *vision = json_array();
+	json_t	   *train = json_array();
+	bool		good;
+
+	json_object_set_new(root, "vision", vision);
+	json_object_set_new(root, "train", train);
+	if (!read_options(arguments, &options, status) ||
+		!open_model(arguments, &options, opened, status) ||
+		!check_tokens(opened, &options, status))
 		return false;
-	for (int i = 0; i < options.batch_count; i++)
-		if (!measure_vision(opened->model, pictures, options.batches[i], options.seconds,
-							&results[i], status))
-			return false;
-	if (cli_option(arguments, "--json")->count > 0)
-		print_json(opened, results, options.batch_count);
-	else
-		print_table(opened, results, options.batch_count);
-	return true;
+	json_object_set_new(root, "device",
+						json_string(opened->backend->ops->describe(opened->backend)));
+	json_object_set_new(root, "weight_format",
+						json_string(data_type_name(model_format(opened->model))));
+	if (!quiet)
+		printf("%s, %s\n", opened->backend->ops->describe(opened->backend),
+			   data_type_name(model_format(opened->model)));
+	good = (!options.vision || bench_vision(opened, &options, quiet, vision, status)) &&
+		(!options.train || bench_train(opened, &options, quiet, train, status));
+	if (!options.vision)
+		json_object_del(root, "vision");
+	if (!options.train)
+		json_object_del(root, "train");
+	return good;
 }
 
 int
 cli_bench(int argc, char **argv)
 {
 	static const char help[] =
-		"Usage: mmgpt-engine bench MODEL --vision [OPTION]...\n\n"
-		"Measure how many pictures a second are encoded: vision encoder, resampler, and the keys\n"
-		"and values of the gated blocks. Pictures are noise, already resized.\n\nOptions:\n"
-		"  --vision                   encode pictures (the only measurement so far)\n"
-		"  --batch N[,N]...           pictures at once (default: 1)\n"
+		"Usage: mmgpt-engine bench (MODEL | --shape SHAPE) (--vision | --train) [OPTION]...\n\n"
+		"Measure speed: a warm-up, then runs until the time is over.\n\nOptions:\n"
+		"  --shape 7b|1b|FILE.json    random weights of this shape instead of a model; a file has\n"
+		"                             the form of config.json\n"
+		"  --vision                   encode pictures of noise: vision encoder, resampler, and the\n"
+		"                             keys and values of the gated blocks\n"
+		"  --train                    train a LoRA adapter on rows of random tokens\n"
+		"  --batch N[,N]...           pictures at once, or rows of a micro step (default: 1)\n"
+		"  --tokens N                 of a training row (default: 256)\n"
+		"  --picture                  a training row has a picture, which the gated blocks attend to\n"
+		"  --options JSON             of training, as finetune's: r, alpha, target_modules, ...\n"
 		"  --seconds N                time for each batch size (default: 5)\n"
 		"  --json                     JSON instead of a table\n" CLI_MODEL_HELP;
 	CliOption	options[] = {CLI_MODEL_OPTIONS,
+							 {.name = "--shape", .has_value = true},
 							 {.name = "--vision"},
+							 {.name = "--train"},
 							 {.name = "--batch", .has_value = true},
+							 {.name = "--tokens", .has_value = true},
+							 {.name = "--picture"},
+							 {.name = "--options", .has_value = true},
 							 {.name = "--seconds", .has_value = true},
 							 {.name = "--json"},
 							 {.name = NULL}};
-	CliArguments arguments = {.options = options};
+	CliArguments arguments = {.options = options, .optional = 1};
 	CliModel	opened = {0};
+	json_t	   *root;
 	Status		status;
 	int			result = 0;
 
 	if (!cli_parse(argc, argv, &arguments, 1, help, &result))
 		return result;
-	if (!bench(&arguments, &opened, &status))
+	status_clear(&status);
+	root = json_object();
+	if (!bench(&arguments, &opened, root, &status))
 		result = cli_fail(&status);
+	else if (cli_option(&arguments, "--json")->count > 0)
+	{
+		json_dumpf(root, stdout, JSON_INDENT(2));
+		putchar('\n');
+	}
+	json_decref(root);
 	cli_close_model(&opened);
 	return result;
 }

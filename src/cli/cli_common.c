@@ -90,7 +90,7 @@ cli_parse(int argc, char **argv, CliArguments *arguments, int positional, const 
 			return usage_error(arguments, result, "too many times given:", option->name);
 		option->values[option->count++] = value;
 	}
-	if (arguments->positional_count < positional)
+	if (arguments->positional_count < positional - arguments->optional)
 		return usage_error(arguments, result, "an argument is missing", "");
 	return true;
 }
@@ -160,24 +160,44 @@ cli_open_backend(const CliArguments *arguments, CliModel *opened, Status *status
 	return opened->backend != NULL;
 }
 
+/* What the common options say about computing. */
+static bool
+read_model_options(const CliArguments *arguments, ModelOptions *options, Status *status)
+{
+	long		attend_previous;
+
+	if (!cli_integer(arguments, "--attend-previous", 0, 1, -1, &attend_previous, status))
+		return false;
+	options->attend_previous = (int) attend_previous;
+	return weight_format_read(cli_value(arguments, "--weights"), &options->weights, status);
+}
+
 bool
 cli_open_model(const CliArguments *arguments, const char *directory, ModelOptions *options,
 			   CliModel *opened, Status *status)
 {
 	const char *adapter = cli_value(arguments, "--adapter");
-	long		attend_previous;
 
-	if (!cli_integer(arguments, "--attend-previous", 0, 1, -1, &attend_previous, status) ||
-		!weight_format_read(cli_value(arguments, "--weights"), &options->weights, status) ||
+	if (!read_model_options(arguments, options, status) ||
 		!cli_open_backend(arguments, opened, status))
 		return false;
-	options->attend_previous = (int) attend_previous;
 	opened->model = model_open(directory, opened->backend, options, status);
 	if (opened->model == NULL)
 		return false;
 	if (adapter != NULL)
 		opened->adapter = adapter_open(opened->model, adapter, status);
 	return adapter == NULL || opened->adapter != NULL;
+}
+
+bool
+cli_open_random_model(const CliArguments *arguments, const ModelConfig *config,
+					  ModelOptions *options, CliModel *opened, Status *status)
+{
+	if (!read_model_options(arguments, options, status) ||
+		!cli_open_backend(arguments, opened, status))
+		return false;
+	opened->model = model_open_random(config, opened->backend, options, status);
+	return opened->model != NULL;
 }
 
 void

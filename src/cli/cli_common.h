@@ -33,6 +33,7 @@ typedef struct CliArguments
 	CliOption  *options;		/* ended by one without a name */
 	const char *positional[8];
 	int			positional_count;
+	int			optional;		/* how many of them may be missing */
 } CliArguments;
 
 /* Options of every command that opens a model. */
@@ -87,6 +88,10 @@ typedef struct CliModel
 extern bool cli_open_backend(const CliArguments *arguments, CliModel *opened, Status *status);
 extern bool cli_open_model(const CliArguments *arguments, const char *directory,
 						   ModelOptions *options, CliModel *opened, Status *status);
+
+/* The same for a model of this shape with random weights; no adapter. */
+extern bool cli_open_random_model(const CliArguments *arguments, const ModelConfig *config,
+								  ModelOptions *options, CliModel *opened, Status *status);
 extern void cli_close_model(CliModel *opened);
 
 /* The tokenizer of a model directory; needs config.json and tokenizer.model only. */

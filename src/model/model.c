@@ -68,11 +68,17 @@ make_digest(Model *model, const char *directory, const TensorStore *store)
 	digest_to_hex(digest, model->digest);
 }
 
+static LoadProgress
+load_progress(const Model *model)
+{
+	return (LoadProgress) {model->options.progress, model->options.argument,
+						   model->options.cancel};
+}
+
 static bool
 load_weights(Model *model, const char *directory, Status *status)
 {
-	LoadProgress progress = {model->options.progress, model->options.argument,
-							 model->options.cancel};
+	LoadProgress progress = load_progress(model);
 	Arena	   *arena = arena_create();		/* of the files' names; not needed afterwards */
 	TensorStore *store;
 	bool		good = false;
@@ -90,6 +96,16 @@ load_weights(Model *model, const char *directory, Status *status)
 	}
 	arena_free(arena);
 	return good;
+}
+
+static bool
+draw_weights(Model *model, Status *status)
+{
+	LoadProgress progress = load_progress(model);
+
+	model->format = model->options.weights == WEIGHTS_F32 ? TYPE_F32 : TYPE_BF16;
+	return model_weights_draw(&model->config, model->backend, model->format, &progress,
+							  model->arena, &model->weights, status);
 }
 
 /*
@@ -212,8 +228,9 @@ create_workspace(Model *model, Status *status)
 										 (void **) &model->workspace.base, status);
 }
 
-Model *
-model_open(const char *directory, Backend *backend, const ModelOptions *options, Status *status)
+/* A model without anything yet; NULL when memory is out. */
+static Model *
+model_create(Backend *backend, Status *status)
 {
 	Arena	   *arena = arena_create();
 	Model	   *model = arena == NULL ? NULL : arena_take(arena, sizeof(Model));
@@ -226,13 +243,40 @@ model_open(const char *directory, Backend *backend, const ModelOptions *options,
 	}
 	model->arena = arena;
 	model->backend = backend;
-	if (model_config_read(directory, arena, &model->config, status))
+	return model;
+}
+
+Model *
+model_open(const char *directory, Backend *backend, const ModelOptions *options, Status *status)
+{
+	Model	   *model = model_create(backend, status);
+
+	if (model == NULL)
+		return NULL;
+	if (model_config_read(directory, model->arena, &model->config, status))
 	{
 		apply_options(model, options);
 		if (load_weights(model, directory, status) && create_pools(model, status) &&
 			create_workspace(model, status))
 			return model;
 	}
+	model_close(model);
+	return NULL;
+}
+
+Model *
+model_open_random(const ModelConfig *config, Backend *backend, const ModelOptions *options,
+				  Status *status)
+{
+	Model	   *model = model_create(backend, status);
+
+	if (model == NULL)
+		return NULL;
+	model->config = *config;
+	apply_options(model, options);
+	if (draw_weights(model, status) && create_pools(model, status) &&
+		create_workspace(model, status))
+		return model;
 	model_close(model);
 	return NULL;
 }

@@ -79,6 +79,13 @@ typedef struct ModelOptions
  */
 extern Model *model_open(const char *directory, Backend *backend, const ModelOptions *options,
 						 Status *status);
+
+/*
+ * A model of this shape whose weights are random numbers, for measuring; "as stored" is bf16. What
+ * the config points to must outlive it.
+ */
+extern Model *model_open_random(const ModelConfig *config, Backend *backend,
+								const ModelOptions *options, Status *status);
 extern void model_close(Model *model);
 extern const ModelConfig *model_config(const Model *model);
 

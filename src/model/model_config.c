@@ -294,31 +294,21 @@ check_agreement(Reader *reader, ModelConfig *config)
 	decoder->head_size = decoder->hidden / decoder->heads;
 }
 
-bool
-model_config_read(const char *directory, Arena *arena, ModelConfig *config, Status *status)
+/* Everything from a document, which is NULL where it could not be read. */
+static bool
+read_document(json_t *root, const json_error_t *error, const char *path, Arena *arena,
+			  ModelConfig *config, Status *status)
 {
-	size_t		length = strlen(directory) + sizeof("/config.json");
-	char	   *path = arena_take(arena, length);
-	json_error_t error;
-	Reader		reader = {NULL, path, arena, status, true};
+	Reader		reader = {root, path, arena, status, true};
 
-	if (path == NULL)
-		return status_out_of_memory(status, length);
-	snprintf(path, length, "%s/config.json", directory);
-	errno = 0;
-	reader.root = json_load_file(path, 0, &error);
-	if (reader.root == NULL)
+	if (root == NULL)
 	{
-		if (error.line < 0)
-			status_set(status, STATUS_INVALID_MODEL, "could not read file \"%s\": %s", path,
-					   strerror(errno));
-		else
-		{
-			status_set(status, STATUS_INVALID_MODEL, "file \"%s\" is not valid JSON", path);
-			status_detail(status, "%s at line %d, column %d.", error.text, error.line,
-						  error.column);
-		}
-		return false;
+		if (error->line < 0)
+			return status_set(status, STATUS_INVALID_MODEL, "could not read file \"%s\": %s", path,
+							  strerror(errno));
+		status_set(status, STATUS_INVALID_MODEL, "file \"%s\" is not valid JSON", path);
+		return status_detail(status, "%s at line %d, column %d.", error->text, error->line,
+							 error->column);
 	}
 	read_vision(&reader, &config->vision);
 	read_resampler(&reader, &config->resampler, config->vision.width);
@@ -326,6 +316,39 @@ model_config_read(const char *directory, Arena *arena, ModelConfig *config, Stat
 	read_special(&reader, config);
 	read_prompts(&reader, config);
 	check_agreement(&reader, config);
-	json_decref(reader.root);
+	json_decref(root);
 	return reader.good;
+}
+
+bool
+model_config_read_file(const char *path, Arena *arena, ModelConfig *config, Status *status)
+{
+	json_error_t error;
+	json_t	   *root;
+
+	errno = 0;
+	root = json_load_file(path, 0, &error);
+	return read_document(root, &error, path, arena, config, status);
+}
+
+bool
+model_config_read_text(const char *text, const char *name, Arena *arena, ModelConfig *config,
+					   Status *status)
+{
+	json_error_t error;
+	json_t	   *root = json_loads(text, 0, &error);
+
+	return read_document(root, &error, name, arena, config, status);
+}
+
+bool
+model_config_read(const char *directory, Arena *arena, ModelConfig *config, Status *status)
+{
+	size_t		length = strlen(directory) + sizeof("/config.json");
+	char	   *path = arena_take(arena, length);
+
+	if (path == NULL)
+		return status_out_of_memory(status, length);
+	snprintf(path, length, "%s/config.json", directory);
+	return model_config_read_file(path, arena, config, status);
 }

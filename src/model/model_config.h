@@ -103,4 +103,10 @@ typedef struct ModelConfig
 extern bool model_config_read(const char *directory, Arena *arena, ModelConfig *config,
 							  Status *status);
 
+/* The same from a file of any name, and from a text; name stands in messages. */
+extern bool model_config_read_file(const char *path, Arena *arena, ModelConfig *config,
+								   Status *status);
+extern bool model_config_read_text(const char *text, const char *name, Arena *arena,
+								   ModelConfig *config, Status *status);
+
 #endif

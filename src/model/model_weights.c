@@ -6,6 +6,8 @@
  */
 #include "model_weights.h"
 
+#include "random_tensors.h"
+
 #include <inttypes.h>
 #include <math.h>
 #include <stdarg.h>
@@ -24,7 +26,8 @@ typedef struct WeightOwner
 
 typedef struct Loader
 {
-	TensorStore *store;
+	TensorStore *store;			/* NULL: noise */
+	RandomTensors *noise;
 	Backend    *backend;
 	DataType	format;
 	const LoadProgress *progress;
@@ -98,6 +101,12 @@ find_tensor(Loader *loader, const char *name, int dimensions, const int *shape)
 
 	if (!loader->good)
 		return NULL;
+	if (loader->noise != NULL)
+	{
+		tensor = random_tensors_draw(loader->noise, name, dimensions, shape, loader->status);
+		loader->good = tensor != NULL;
+		return tensor;
+	}
 	tensor = tensor_store_find(loader->store, name);
 	if (tensor == NULL)
 	{
@@ -312,10 +321,6 @@ load_vision(Loader *loader, const VisionConfig *config, VisionWeights *vision)
 	vision->blocks = take_array(loader, config->layers, sizeof(VisionBlock));
 	for (int i = 0; i < config->layers && loader->good; i++)
 		load_vision_block(loader, &vision->blocks[i], config, i);
-	/* Stored by CLIP and unused here: the tokens are taken before them. */
-	tensor_store_find(loader->store, VISUAL "ln_post.weight");
-	tensor_store_find(loader->store, VISUAL "ln_post.bias");
-	tensor_store_find(loader->store, VISUAL "proj");
 }
 
 /* ---- perceiver resampler ---- */
@@ -484,13 +489,43 @@ load_decoder(Loader *loader, const ModelConfig *config, ModelWeights *weights)
 	make_rotary(loader, decoder, &weights->decoder.rotary);
 }
 
-/* Buffers that Hugging Face's LLaMA files hold and nobody needs. */
+/*
+ * Tensors of the usual files that nobody needs: what CLIP computes behind the tokens that are taken
+ * here, and buffers of Hugging Face's LLaMA.
+ */
 static void
-ignore_buffers(TensorStore *store)
+ignore_tensors(TensorStore *store)
 {
+	tensor_store_find(store, VISUAL "ln_post.weight");
+	tensor_store_find(store, VISUAL "ln_post.bias");
+	tensor_store_find(store, VISUAL "proj");
 	for (int i = 0; i < tensor_store_count(store); i++)
 		if (strstr(tensor_store_at(store, i)->name, "rotary_emb.inv_freq") != NULL)
 			tensor_store_at(store, i)->used = true;
+}
+
+/* Is there a tensor that the model has no place for? */
+static bool
+check_unused(TensorStore *store, Status *status)
+{
+	const StoredTensor *unused;
+
+	ignore_tensors(store);
+	unused = tensor_store_unused(store);
+	if (unused == NULL)
+		return true;
+	status_set(status, STATUS_INVALID_MODEL, "tensor \"%s\" is not part of the model",
+			   unused->stored_name);
+	return status_detail(status, "The file is \"%s\"; the sizes in config.json leave no place for "
+						 "it.", unused->file);
+}
+
+static void
+load_parts(Loader *loader, const ModelConfig *config)
+{
+	load_vision(loader, &config->vision, &loader->weights->vision);
+	load_resampler(loader, &config->resampler, config->vision.width, &loader->weights->resampler);
+	load_decoder(loader, config, loader->weights);
 }
 
 bool
@@ -498,22 +533,27 @@ model_weights_load(const ModelConfig *config, TensorStore *store, Backend *backe
 				   const LoadProgress *progress, Arena *arena, ModelWeights *weights,
 				   Status *status)
 {
-	Loader		loader = {store, backend, format, progress, arena, weights, status, 0, 0, true};
-	const StoredTensor *unused;
+	Loader		loader = {.store = store, .backend = backend, .format = format,
+		.progress = progress, .arena = arena, .weights = weights, .status = status, .good = true};
 
 	loader.total = tensor_store_bytes(store);
-	load_vision(&loader, &config->vision, &weights->vision);
-	load_resampler(&loader, &config->resampler, config->vision.width, &weights->resampler);
-	load_decoder(&loader, config, weights);
-	ignore_buffers(store);
-	unused = tensor_store_unused(store);
-	if (loader.good && unused != NULL)
-	{
-		loader.good = status_set(status, STATUS_INVALID_MODEL,
-								 "tensor \"%s\" is not part of the model", unused->stored_name);
-		status_detail(status, "The file is \"%s\"; the sizes in config.json leave no place for it.",
-					  unused->file);
-	}
+	load_parts(&loader, config);
+	return loader.good && check_unused(store, status);
+}
+
+bool
+model_weights_draw(const ModelConfig *config, Backend *backend, DataType format,
+				   const LoadProgress *progress, Arena *arena, ModelWeights *weights,
+				   Status *status)
+{
+	Loader		loader = {.backend = backend, .format = format, .progress = progress,
+		.arena = arena, .weights = weights, .status = status, .good = true};
+
+	loader.noise = random_tensors_create(arena);
+	if (loader.noise == NULL)
+		return status_out_of_memory(status, 0);
+	load_parts(&loader, config);
+	random_tensors_free(loader.noise);
 	return loader.good;
 }
 

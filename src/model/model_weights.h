@@ -125,6 +125,11 @@ typedef struct LoadProgress
 extern bool model_weights_load(const ModelConfig *config, TensorStore *store, Backend *backend,
 							   DataType format, const LoadProgress *progress, Arena *arena,
 							   ModelWeights *weights, Status *status);
+
+/* The same with random numbers in all tensors. */
+extern bool model_weights_draw(const ModelConfig *config, Backend *backend, DataType format,
+							   const LoadProgress *progress, Arena *arena, ModelWeights *weights,
+							   Status *status);
 extern void model_weights_free(ModelWeights *weights, Backend *backend);
 
 #endif
