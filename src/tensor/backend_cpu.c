@@ -7,6 +7,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+
+/*
+ * Buffers from this size on ask for pages of 2 MB: rows of a wide matrix lie further apart than
+ * small pages are long, and the processor remembers where a few of those are only.
+ */
+#define HUGE_PAGE ((size_t) 2 << 20)
+#define HUGE_FROM (4 * HUGE_PAGE)
 
 void
 cpu_run(CpuBackend *cpu, TaskFunction function, void *argument, int tasks, double work)
@@ -44,9 +52,10 @@ cpu_allocate(Backend *backend, size_t bytes, void **address, Status *status)
 	if (bytes > SIZE_MAX - 64)
 		return status_out_of_memory(status, bytes);
 	bytes = (bytes + 63) & ~(size_t) 63;
-	*address = aligned_alloc(64, bytes > 0 ? bytes : 64);
-	if (*address == NULL)
+	if (posix_memalign(address, bytes < HUGE_FROM ? 64 : HUGE_PAGE, bytes > 0 ? bytes : 64) != 0)
 		return status_out_of_memory(status, bytes);
+	if (bytes >= HUGE_FROM)
+		madvise(*address, bytes, MADV_HUGEPAGE);	/* where the system has none, all is as before */
 	return true;
 }
 

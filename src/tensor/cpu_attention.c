@@ -13,6 +13,7 @@
 
 #include <stdint.h>
 #include <string.h>
+#include <sys/mman.h>
 
 /* Elements that are rounded at once; even. */
 #define WRITE_BLOCK 256
@@ -71,7 +72,11 @@ cpu_kv_create(Backend *backend, DataType type, int layers, int pages, int heads,
 	pool->heads = heads;
 	pool->head_size = head_size;
 	pool->bytes = cpu_kv_page_size(type, layers, heads, head_size) * (size_t) pages;
-	return backend->ops->allocate(backend, pool->bytes, &pool->data, status);
+	if (!backend->ops->allocate(backend, pool->bytes, &pool->data, status))
+		return false;
+	/* only what answers use becomes resident */
+	madvise(pool->data, pool->bytes, MADV_NOHUGEPAGE);
+	return true;
 }
 
 void

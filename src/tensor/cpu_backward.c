@@ -18,6 +18,9 @@
 /* Cost of an element of a norm or an activation in multiply-adds, roughly; only for cpu_run. */
 #define ROW_WORK 8.0
 
+/* Where lines that are asked for go: the second-level cache. */
+#define PREFETCH_LEVEL 2
+
 /* ---- dx = dy W ---- */
 
 typedef struct MatmulBackwardJob
@@ -61,10 +64,66 @@ turn_block(const MatmulBackwardJob *job, int first_output, int first_input, int 
 	}
 }
 
+/* What is asked for of the block of weights that is turned next: its pieces, panel by panel. */
+typedef struct Prefetch
+{
+	const char *at;
+	size_t		left;			/* bytes of the piece */
+	size_t		piece;			/* bytes of each */
+	size_t		distance;		/* from one to the next */
+	int			pieces;			/* behind this one */
+} Prefetch;
+
+/* The block of outputs from first_output on and the panel of inputs; none past the last. */
+static Prefetch
+prefetch_begin(const MatmulBackwardJob *job, int first_output, int first_input)
+{
+	const Weight *weight = job->weight;
+	int			panel = job->cpu->kernels->panel;
+	int			inputs = weight->inputs - first_input < panel ? weight->inputs - first_input : panel;
+	int			outputs = weight->outputs - first_output;
+	size_t		row = (size_t) panel * sizeof(uint32_t);
+	size_t		depth = cpu_weight_steps(weight->type, weight->inputs);
+	size_t		piece;
+
+	if (inputs <= 0)
+		return (Prefetch) {.at = NULL};
+	outputs = outputs < BACKWARD_DEPTH ? outputs : BACKWARD_DEPTH;
+	piece = (cpu_weight_steps(weight->type, inputs) * row + CPU_LINE - 1) / CPU_LINE * CPU_LINE;
+	return (Prefetch) {
+		.at = (const char *) weight->data + (size_t) first_output * depth * sizeof(uint32_t) +
+			cpu_weight_steps(weight->type, first_input) * row,
+		.left = piece,
+		.piece = piece,
+		.distance = depth * row,
+		.pieces = (outputs + panel - 1) / panel - 1};
+}
+
+/*
+ * Ask for some lines: the pieces come from memory in some KB each, too short for the processor to
+ * see a stream. Inlined by force: GCC 12 takes a function that only asks for lines for one without
+ * effect, and leaves its calls out.
+ */
+static inline __attribute__((always_inline)) void
+prefetch_some(Prefetch *prefetch, int lines)
+{
+	for (; lines > 0 && prefetch->left > 0; lines--)
+	{
+		__builtin_prefetch(prefetch->at, 0, PREFETCH_LEVEL);
+		prefetch->at += CPU_LINE;
+		prefetch->left -= CPU_LINE;
+		if (prefetch->left > 0 || prefetch->pieces == 0)
+			continue;
+		prefetch->pieces--;
+		prefetch->at += prefetch->distance - prefetch->piece;
+		prefetch->left = prefetch->piece;
+	}
+}
+
 /* sums [rows, panel] += `steps` steps from `step` on of dy's rows times turned weights. */
 static void
-multiply_tile(const MatmulBackwardJob *job, int first_row, int rows, int step, int steps,
-			  const uint32_t *turned, float *sums)
+multiply_tile(const MatmulBackwardJob *job, int first_row, int rows, int inputs, int step,
+			  int steps, const uint32_t *turned, float *sums)
 {
 	const Kernels *kernels = job->cpu->kernels;
 	const char *rounded = job->cpu->rounded;
@@ -76,28 +135,62 @@ multiply_tile(const MatmulBackwardJob *job, int first_row, int rows, int step, i
 										 (size_t) kernels->rounded_size,
 									 stride, turned, sums, step == 0);
 	else
-		kernels->multiply_panel(rows, steps, cpu_row(job->dy, first_row) + step,
+		kernels->multiply_panel(rows, inputs, steps, cpu_row(job->dy, first_row) + step,
 								(size_t) job->dy.stride, (const float *) (const void *) turned,
 								sums, step == 0);
 }
 
-/* sums [rows, panel] = dy's rows times the turned weights of one panel of inputs. */
+/*
+ * dx of a block of rows and one panel of inputs: the weights are turned BACKWARD_DEPTH outputs at a
+ * time, and while they are multiplied the next ones are on their way.
+ */
+typedef struct BackwardBlock
+{
+	int			first_row;
+	int			rows;
+	int			first_input;
+	int			inputs;
+	int			next_input;		/* of the block that this thread will turn afterwards, probably */
+	uint32_t   *turned;			/* [BACKWARD_DEPTH steps, panel] */
+	float	   *sums;			/* [rows, panel] */
+} BackwardBlock;
+
+/* Factor and sum, for rows whose sums are complete. */
 static void
-multiply_turned(const MatmulBackwardJob *job, int first_row, int rows, int first_input, int inputs,
-				uint32_t *turned, float *sums)
+finish_rows(const MatmulBackwardJob *job, const BackwardBlock *block, int r, int rows)
 {
 	const Kernels *kernels = job->cpu->kernels;
-	int			block = (int) cpu_weight_steps(job->weight->type, BACKWARD_DEPTH);
 
-	for (int step = 0; step < job->steps; step += block)
+	for (int end = r + rows; r < end; r++)
+		kernels->finish_row(block->inputs, block->sums + r * kernels->panel, NULL,
+							ACTIVATION_NONE, job->factor, job->accumulate,
+							cpu_row(job->dx, block->first_row + r) + block->first_input);
+}
+
+/* All rows times the turned weights of `steps` steps. */
+static void
+multiply_turned(const MatmulBackwardJob *job, const BackwardBlock *block, int step, int steps)
+{
+	const Kernels *kernels = job->cpu->kernels;
+	int			tile = kernels->tile_rows;
+	int			depth = (int) cpu_weight_steps(job->weight->type, BACKWARD_DEPTH);
+	bool		last = step + steps == job->steps;
+	int			next_output = last ? 0 : (step / depth + 1) * BACKWARD_DEPTH;
+	int			tiles = (block->rows + tile - 1) / tile;
+	/* the lines of a whole block, shared out among the tiles */
+	int			lines = (depth * kernels->panel * (int) sizeof(uint32_t) / CPU_LINE + tiles - 1) / tiles;
+	Prefetch	prefetch = prefetch_begin(job, next_output,
+										  last ? block->next_input : block->first_input);
+
+	for (int r = 0; r < block->rows; r += tile)
 	{
-		int			steps = job->steps - step < block ? job->steps - step : block;
+		int			rows = block->rows - r < tile ? block->rows - r : tile;
 
-		turn_block(job, step / block * BACKWARD_DEPTH, first_input, inputs, turned);
-		for (int r = 0; r < rows; r += kernels->tile_rows)
-			multiply_tile(job, first_row + r,
-						  rows - r < kernels->tile_rows ? rows - r : kernels->tile_rows, step,
-						  steps, turned, sums + (size_t) r * (size_t) kernels->panel);
+		prefetch_some(&prefetch, lines);
+		multiply_tile(job, block->first_row + r, rows, block->inputs, step, steps, block->turned,
+					  block->sums + (size_t) r * (size_t) kernels->panel);
+		if (last)
+			finish_rows(job, block, r, rows);
 	}
 }
 
@@ -105,22 +198,27 @@ static void
 matmul_backward_task(void *argument, int task, int thread)
 {
 	MatmulBackwardJob *job = argument;
-	const Kernels *kernels = job->cpu->kernels;
-	int			panel = kernels->panel;
-	int			first_input = task / job->row_blocks * panel;
-	int			first_row = task % job->row_blocks * job->block_rows;
-	int			rows = job->dy.rows - first_row < job->block_rows ? job->dy.rows - first_row
-																  : job->block_rows;
-	int			inputs = job->weight->inputs - first_input < panel
-							 ? job->weight->inputs - first_input
-							 : panel;
-	float	   *turned = job->cpu->backward + (size_t) thread * BACKWARD_SCRATCH;
-	float	   *sums = turned + BACKWARD_DEPTH * MATMUL_MAX_PANEL;
+	int			panel = job->cpu->kernels->panel;
+	int			depth = (int) cpu_weight_steps(job->weight->type, BACKWARD_DEPTH);
+	float	   *scratch = job->cpu->backward + (size_t) thread * BACKWARD_SCRATCH;
+	BackwardBlock block = {.first_row = task % job->row_blocks * job->block_rows,
+						   .rows = job->block_rows,
+						   .first_input = task / job->row_blocks * panel,
+						   .inputs = panel,
+						   .turned = (uint32_t *) (void *) scratch,
+						   .sums = scratch + BACKWARD_DEPTH * MATMUL_MAX_PANEL};
 
-	multiply_turned(job, first_row, rows, first_input, inputs, (uint32_t *) (void *) turned, sums);
-	for (int r = 0; r < rows; r++)
-		kernels->finish_row(inputs, sums + r * panel, NULL, ACTIVATION_NONE, job->factor,
-							job->accumulate, cpu_row(job->dx, first_row + r) + first_input);
+	if (job->dy.rows - block.first_row < block.rows)
+		block.rows = job->dy.rows - block.first_row;
+	if (job->weight->inputs - block.first_input < block.inputs)
+		block.inputs = job->weight->inputs - block.first_input;
+	block.next_input = block.first_input + panel * thread_pool_threads(job->cpu->pool);
+	for (int step = 0; step < job->steps; step += depth)
+	{
+		turn_block(job, step / depth * BACKWARD_DEPTH, block.first_input, block.inputs,
+				   block.turned);
+		multiply_turned(job, &block, step, job->steps - step < depth ? job->steps - step : depth);
+	}
 }
 
 /* Round one row of dy into the backend's buffer. */
@@ -432,18 +530,7 @@ rotary_backward_row(void *argument, int row, int thread)
 	const float *sine = cosine + half;
 
 	for (int h = 0; h < job->heads; h++)
-	{
-		float	   *head = cpu_row(job->dx, row) + h * 2 * half;
-
-		for (int i = 0; i < half; i++)
-		{
-			float		a = head[i];
-			float		b = head[i + half];
-
-			head[i] = a * cosine[i] + b * sine[i];
-			head[i + half] = b * cosine[i] - a * sine[i];
-		}
-	}
+		job->kernels->rotate(half, -1.0f, cosine, sine, cpu_row(job->dx, row) + h * 2 * half);
 }
 
 void
@@ -494,6 +581,7 @@ cpu_square_sums(Backend *backend, Tensor sums, Tensor x)
 
 typedef struct AdamwJob
 {
+	const Kernels *kernels;
 	Tensor		values;
 	Tensor		gradient;
 	Tensor		mean;
@@ -505,29 +593,17 @@ static void
 adamw_row(void *argument, int row, int thread)
 {
 	AdamwJob   *job = argument;
-	const AdamwRule *rule = job->rule;
-	const float *gradient = cpu_row(job->gradient, row);
-	float	   *value = cpu_row(job->values, row);
-	float	   *mean = cpu_row(job->mean, row);
-	float	   *square = cpu_row(job->square, row);
 
-	for (int i = 0; i < job->values.columns; i++)
-	{
-		float		g = gradient[i];
-
-		mean[i] += (1.0f - rule->beta1) * (g - mean[i]);
-		square[i] = rule->beta2 * square[i] + (1.0f - rule->beta2) * g * g;
-		value[i] = value[i] * rule->keep -
-				   rule->step_size * mean[i] /
-					   (sqrtf(square[i]) / rule->correction + rule->epsilon);
-	}
+	job->kernels->adamw(job->values.columns, job->rule, cpu_row(job->gradient, row),
+						cpu_row(job->values, row), cpu_row(job->mean, row),
+						cpu_row(job->square, row));
 }
 
 void
 cpu_adamw(Backend *backend, Tensor values, Tensor gradient, Tensor mean, Tensor square,
 		  const AdamwRule *rule)
 {
-	AdamwJob	job = {values, gradient, mean, square, rule};
+	AdamwJob	job = {((CpuBackend *) backend)->kernels, values, gradient, mean, square, rule};
 
 	cpu_run((CpuBackend *) backend, adamw_row, &job, values.rows,
 			ROW_WORK * values.rows * values.columns);

@@ -158,41 +158,70 @@ typedef struct MatmulJob
 	int			steps;			/* along the depth */
 } MatmulJob;
 
-/* sums [rows, panel] += `steps` steps from `step` on of x's rows and one panel. */
+/* One panel of outputs for a block of rows. */
+typedef struct MatmulBlock
+{
+	int			first_row;
+	int			rows;
+	int			first_output;
+	int			outputs;
+	const uint32_t *weights;	/* [steps, panel] */
+	float	   *sums;			/* [rows, panel] */
+} MatmulBlock;
+
+/* Sums of rows [r, r + rows) of the block += `steps` steps from `step` on. */
 static void
-multiply_tile(const MatmulJob *job, int first_row, int rows, int step, int steps,
-			  const uint32_t *weights, float *sums)
+multiply_tile(const MatmulJob *job, const MatmulBlock *block, int r, int rows, int step, int steps)
 {
 	const Kernels *kernels = job->cpu->kernels;
 	const char *rounded = job->cpu->rounded;
 	size_t		stride = (size_t) job->steps;
+	int			row = block->first_row + r;
+	const uint32_t *weights = block->weights + (size_t) step * (size_t) kernels->panel;
+	float	   *sums = block->sums + (size_t) r * (size_t) kernels->panel;
 
 	if (job->weight->type == TYPE_BF16)
 		kernels->multiply_panel_bf16(rows, steps,
-									 rounded + ((size_t) first_row * stride + (size_t) step) * 2 *
+									 rounded + ((size_t) row * stride + (size_t) step) * 2 *
 										 (size_t) kernels->rounded_size,
 									 stride, weights, sums, step == 0);
 	else
-		kernels->multiply_panel(rows, steps, cpu_row(job->x, first_row) + step,
+		kernels->multiply_panel(rows, block->outputs, steps, cpu_row(job->x, row) + step,
 								(size_t) job->x.stride, (const float *) weights, sums, step == 0);
 }
 
-/* sums [rows, panel] = x's rows times one panel. */
+/* Bias, activation, scale and residual, for rows whose sums are complete. */
 static void
-multiply_block(const MatmulJob *job, int first_row, int rows, const uint32_t *panel_weights,
-			   float *sums)
+finish_rows(const MatmulJob *job, const MatmulBlock *block, int r, int rows)
 {
 	const Kernels *kernels = job->cpu->kernels;
+	const Epilogue *epilogue = &job->epilogue;
+	const float *bias = epilogue->bias == NULL ? NULL
+		: cpu_row(*epilogue->bias, 0) + block->first_output;
+
+	for (int end = r + rows; r < end; r++)
+		kernels->finish_row(block->outputs, block->sums + r * kernels->panel, bias,
+							epilogue->activation, epilogue->scale, epilogue->accumulate,
+							cpu_row(job->y, block->first_row + r) + block->first_output);
+}
+
+static void
+multiply_block(const MatmulJob *job, const MatmulBlock *block)
+{
+	int			tile = job->cpu->kernels->tile_rows;
 
 	for (int step = 0; step < job->steps; step += STEP_BLOCK)
 	{
-		int			steps = job->steps - step < STEP_BLOCK ? job->steps - step : STEP_BLOCK;
+		bool		last = job->steps - step <= STEP_BLOCK;
 
-		for (int r = 0; r < rows; r += kernels->tile_rows)
-			multiply_tile(job, first_row + r,
-						  rows - r < kernels->tile_rows ? rows - r : kernels->tile_rows, step,
-						  steps, panel_weights + (size_t) step * (size_t) kernels->panel,
-						  sums + (size_t) r * (size_t) kernels->panel);
+		for (int r = 0; r < block->rows; r += tile)
+		{
+			int			rows = block->rows - r < tile ? block->rows - r : tile;
+
+			multiply_tile(job, block, r, rows, step, last ? job->steps - step : STEP_BLOCK);
+			if (last)
+				finish_rows(job, block, r, rows);
+		}
 	}
 }
 
@@ -200,27 +229,20 @@ static void
 matmul_task(void *argument, int task, int thread)
 {
 	MatmulJob  *job = argument;
-	const Kernels *kernels = job->cpu->kernels;
-	const Epilogue *epilogue = &job->epilogue;
-	int			panel = kernels->panel;
-	int			first_output = task / job->row_blocks * panel;
-	int			first_row = task % job->row_blocks * MATMUL_ROW_BLOCK;
-	int			rows = job->x.rows - first_row < MATMUL_ROW_BLOCK ? job->x.rows - first_row
-																  : MATMUL_ROW_BLOCK;
-	int			outputs = job->weight->outputs - first_output < panel
-							  ? job->weight->outputs - first_output
-							  : panel;
-	float	   *sums = job->cpu->sums + (size_t) thread * MATMUL_ROW_BLOCK * MATMUL_MAX_PANEL;
-	const uint32_t *weights = (const uint32_t *) job->weight->data +
-							  (size_t) first_output * (size_t) job->steps;
+	int			panel = job->cpu->kernels->panel;
+	MatmulBlock block = {.first_row = task % job->row_blocks * MATMUL_ROW_BLOCK,
+						 .rows = MATMUL_ROW_BLOCK,
+						 .first_output = task / job->row_blocks * panel,
+						 .outputs = panel};
 
-	multiply_block(job, first_row, rows, weights, sums);
-	for (int r = 0; r < rows; r++)
-		kernels->finish_row(outputs, sums + r * panel,
-							epilogue->bias == NULL ? NULL
-												   : cpu_row(*epilogue->bias, 0) + first_output,
-							epilogue->activation, epilogue->scale, epilogue->accumulate,
-							cpu_row(job->y, first_row + r) + first_output);
+	if (job->x.rows - block.first_row < block.rows)
+		block.rows = job->x.rows - block.first_row;
+	if (job->weight->outputs - block.first_output < block.outputs)
+		block.outputs = job->weight->outputs - block.first_output;
+	block.weights = (const uint32_t *) job->weight->data +
+		(size_t) block.first_output * (size_t) job->steps;
+	block.sums = job->cpu->sums + (size_t) thread * MATMUL_ROW_BLOCK * MATMUL_MAX_PANEL;
+	multiply_block(job, &block);
 }
 
 /* Round one row of x into the backend's buffer. */

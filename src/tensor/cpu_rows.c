@@ -146,18 +146,7 @@ rotary_row(void *argument, int row, int thread)
 	const float *sine = cosine + half;
 
 	for (int h = 0; h < job->heads; h++)
-	{
-		float	   *head = cpu_row(job->y, row) + h * 2 * half;
-
-		for (int i = 0; i < half; i++)
-		{
-			float		a = head[i];
-			float		b = head[i + half];
-
-			head[i] = a * cosine[i] - b * sine[i];
-			head[i + half] = b * cosine[i] + a * sine[i];
-		}
-	}
+		job->kernels->rotate(half, 1.0f, cosine, sine, cpu_row(job->y, row) + h * 2 * half);
 }
 
 void

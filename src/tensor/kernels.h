@@ -70,12 +70,12 @@ typedef struct Kernels
 	int			rounded_size;	/* bytes of an element as round_row leaves it */
 
 	/*
-	 * sums [rows, panel] = or += x [rows, depth] * weights [depth, panel]. Each
-	 * output is one chain of fused (portable: separate) multiply-adds in order of depth,
-	 * continued from sums when first is false.
+	 * sums [rows, panel] = or += x [rows, depth] * weights [depth, panel], of which the first
+	 * `columns` are wanted. Each output is one chain of fused (portable: separate) multiply-adds in
+	 * order of depth, continued from sums when first is false.
 	 */
-	void		(*multiply_panel) (int rows, int depth, const float *x, size_t x_stride,
-						   const float *weights, float *sums, bool first);
+	void		(*multiply_panel) (int rows, int columns, int depth, const float *x,
+						   size_t x_stride, const float *weights, float *sums, bool first);
 	/*
 	 * x [count] rounded to bf16, to nearest even, in the form that multiply_panel_bf16 reads; a
 	 * zero is appended to an odd count. Numbers below 2^-126 become zero.
@@ -101,6 +101,12 @@ typedef struct Kernels
 	/* In place over count elements. */
 	void		(*quick_gelu) (int count, float *x);
 	void		(*gelu) (int count, float *x);
+	/*
+	 * Turn pairs head[i], head[half + i] by the angles of these cosines and sines; back when
+	 * direction is -1 instead of 1.
+	 */
+	void		(*rotate) (int half, float direction, const float *cosines, const float *sines,
+				   float *head);
 	/* y = silu(gate) * up. */
 	void		(*swiglu) (int count, const float *gate, const float *up, float *y);
 	/* softmax(scale q k^T) v for the tile; a row that sees no key gives zero. */
@@ -140,6 +146,9 @@ typedef struct Kernels
 	/* Returns -log softmax(x)[target]; x = weight * (softmax(x) - target). */
 	float		(*cross_entropy) (int count, int target, float weight, float *x);
 	float		(*square_sum) (int count, const float *x);
+	/* A step of AdamW; see backend.h. */
+	void		(*adamw) (int count, const AdamwRule *rule, const float *gradient, float *value,
+				  float *mean, float *square);
 } Kernels;
 
 extern const Kernels kernels_portable;

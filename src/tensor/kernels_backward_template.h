@@ -444,3 +444,43 @@ square_sum(int count, const float *x)
 {
 	return sum_row(count, x, 0.0f, 2);
 }
+
+/* ---- optimizer ---- */
+
+static inline Vector
+v_sqrt(Vector v)
+{
+	UNROLL for (int i = 0; i < LANES; i++)
+		v[i] = sqrtf(v[i]);
+	return v;
+}
+
+/* One vector of parameters; what it has beyond the last parameter is left alone by the caller. */
+static inline void
+adamw_vector(const AdamwRule *rule, Vector g, Vector *value, Vector *mean, Vector *square)
+{
+	*mean = *mean + v_set(1.0f - rule->beta1) * (g - *mean);
+	*square = v_set(rule->beta2) * *square + v_set(1.0f - rule->beta2) * g * g;
+	*value = *value * v_set(rule->keep) -
+		v_set(rule->step_size) * *mean /
+			(v_sqrt(*square) / v_set(rule->correction) + v_set(rule->epsilon));
+}
+
+static void
+adamw(int count, const AdamwRule *rule, const float *gradient, float *value, float *mean,
+	  float *square)
+{
+	for (int i = 0; i < count; i += LANES)
+	{
+		int			here = count - i < LANES ? count - i : LANES;
+		Vector		v = here == LANES ? v_load(value + i) : v_load_part(value + i, here, 0.0f);
+		Vector		m = here == LANES ? v_load(mean + i) : v_load_part(mean + i, here, 0.0f);
+		Vector		s = here == LANES ? v_load(square + i) : v_load_part(square + i, here, 0.0f);
+
+		adamw_vector(rule, here == LANES ? v_load(gradient + i)
+										 : v_load_part(gradient + i, here, 0.0f), &v, &m, &s);
+		v_store_part(value + i, v, here);
+		v_store_part(mean + i, m, here);
+		v_store_part(square + i, s, here);
+	}
+}

@@ -32,12 +32,13 @@ v_step(const bool bf16, Vector sum, const void *x, Vector weights)
 }
 
 /*
- * The register tile: rows x PANEL sums stay in registers while the steps go by. bf16 and rows are
- * constants wherever this is inlined, so that the loops unroll. x_stride in steps.
+ * The register tile: rows sums in the first `vectors` vectors of a panel stay in registers while
+ * the steps go by. bf16, vectors and rows are constants wherever this is inlined, so that the loops
+ * unroll. x_stride in steps.
  */
 static inline __attribute__((always_inline)) void
-multiply_tile(const bool bf16, const int rows, int steps, const void *x, size_t x_stride,
-			  const float *weights, float *sums, bool first)
+multiply_tile(const bool bf16, const int vectors, const int rows, int steps, const void *x,
+			  size_t x_stride, const float *weights, float *sums, bool first)
 {
 	Vector		sum[TILE_ROWS][PANEL_VECTORS];
 	const void *row[TILE_ROWS];
@@ -45,65 +46,69 @@ multiply_tile(const bool bf16, const int rows, int steps, const void *x, size_t 
 	UNROLL for (int r = 0; r < rows; r++)
 	{
 		row[r] = step_address(bf16, x, (size_t) r * x_stride);
-		UNROLL for (int v = 0; v < PANEL_VECTORS; v++)
+		UNROLL for (int v = 0; v < vectors; v++)
 			sum[r][v] = first ? v_set(0.0f) : v_load(sums + r * PANEL + v * LANES);
 	}
 	for (int k = 0; k < steps; k++)
 	{
 		Vector		w[PANEL_VECTORS];
 
-		UNROLL for (int v = 0; v < PANEL_VECTORS; v++)
+		UNROLL for (int v = 0; v < vectors; v++)
 			w[v] = v_load(weights + (size_t) k * PANEL + v * LANES);
 		UNROLL for (int r = 0; r < rows; r++)
-			UNROLL for (int v = 0; v < PANEL_VECTORS; v++)
+			UNROLL for (int v = 0; v < vectors; v++)
 				sum[r][v] = v_step(bf16, sum[r][v], step_address(bf16, row[r], (size_t) k), w[v]);
 	}
 	UNROLL for (int r = 0; r < rows; r++)
-		UNROLL for (int v = 0; v < PANEL_VECTORS; v++)
+		UNROLL for (int v = 0; v < vectors; v++)
 			v_store(sums + r * PANEL + v * LANES, sum[r][v]);
 }
 
 static inline __attribute__((always_inline)) void
-multiply_rows(const bool bf16, int rows, int steps, const void *x, size_t x_stride,
-			  const float *weights, float *sums, bool first)
+multiply_rows(const bool bf16, const int vectors, int rows, int steps, const void *x,
+			  size_t x_stride, const float *weights, float *sums, bool first)
 {
 	switch (rows)
 	{
 		case 1:
-			multiply_tile(bf16, 1, steps, x, x_stride, weights, sums, first);
+			multiply_tile(bf16, vectors, 1, steps, x, x_stride, weights, sums, first);
 			break;
 		case 2:
-			multiply_tile(bf16, 2, steps, x, x_stride, weights, sums, first);
+			multiply_tile(bf16, vectors, 2, steps, x, x_stride, weights, sums, first);
 			break;
 		case 3:
-			multiply_tile(bf16, 3, steps, x, x_stride, weights, sums, first);
+			multiply_tile(bf16, vectors, 3, steps, x, x_stride, weights, sums, first);
 			break;
 		case 4:
-			multiply_tile(bf16, 4, steps, x, x_stride, weights, sums, first);
+			multiply_tile(bf16, vectors, 4, steps, x, x_stride, weights, sums, first);
 			break;
 #if TILE_ROWS >= 6
 		case 5:
-			multiply_tile(bf16, 5, steps, x, x_stride, weights, sums, first);
+			multiply_tile(bf16, vectors, 5, steps, x, x_stride, weights, sums, first);
 			break;
 		case 6:
-			multiply_tile(bf16, 6, steps, x, x_stride, weights, sums, first);
+			multiply_tile(bf16, vectors, 6, steps, x, x_stride, weights, sums, first);
 			break;
 #endif
 	}
 }
 
+/* A panel of which only the first vector is wanted, as of LoRA's small ranks, is done faster. */
 static void
-multiply_panel(int rows, int depth, const float *x, size_t x_stride, const float *weights,
-			   float *sums, bool first)
+multiply_panel(int rows, int columns, int depth, const float *x, size_t x_stride,
+			   const float *weights, float *sums, bool first)
 {
-	multiply_rows(false, rows, depth, x, x_stride, weights, sums, first);
+	if (columns <= LANES)
+		multiply_rows(false, 1, rows, depth, x, x_stride, weights, sums, first);
+	else
+		multiply_rows(false, PANEL_VECTORS, rows, depth, x, x_stride, weights, sums, first);
 }
 
 static void
 multiply_panel_bf16(int rows, int pairs, const void *x, size_t x_stride, const void *weights,
 					float *sums, bool first)
 {
-	multiply_rows(true, rows, pairs, x, x_stride, weights, sums, first);
+	multiply_rows(true, PANEL_VECTORS, rows, pairs, x, x_stride, weights, sums, first);
 }
 
 static void

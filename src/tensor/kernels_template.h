@@ -309,6 +309,31 @@ swiglu(int count, const float *gate, const float *up, float *y)
 	}
 }
 
+static void
+rotate(int half, float direction, const float *cosines, const float *sines, float *head)
+{
+	int			i = 0;
+
+	for (; i + LANES <= half; i += LANES)
+	{
+		Vector		a = v_load(head + i);
+		Vector		b = v_load(head + half + i);
+		Vector		sine = v_set(direction) * v_load(sines + i);
+
+		v_store(head + i, a * v_load(cosines + i) - b * sine);
+		v_store(head + half + i, b * v_load(cosines + i) + a * sine);
+	}
+	for (; i < half; i++)
+	{
+		float		a = head[i];
+		float		b = head[half + i];
+		float		sine = direction * sines[i];
+
+		head[i] = a * cosines[i] - b * sine;
+		head[half + i] = b * cosines[i] + a * sine;
+	}
+}
+
 #include "kernels_products.h"
 #include "kernels_attention.h"
 #include "kernels_backward_template.h"
@@ -327,6 +352,7 @@ const Kernels KERNELS = {
 	.rms_norm = rms_norm,
 	.quick_gelu = quick_gelu,
 	.gelu = gelu,
+	.rotate = rotate,
 	.swiglu = swiglu,
 	.attend = attend,
 	.attend_bf16 = attend_bf16,
@@ -341,4 +367,5 @@ const Kernels KERNELS = {
 	.softmax_backward = softmax_backward,
 	.cross_entropy = cross_entropy,
 	.square_sum = square_sum,
+	.adamw = adamw,
 };
