@@ -1,0 +1,89 @@
+"""What the comparisons share: where they work, their virtual environment, runs in turns and their figures."""
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ENGINE = os.path.join(ROOT, "build", "mmgpt-engine")
+WORK = os.path.join(ROOT, "build", "bench")
+
+
+def need_modules(*names):
+    """Go on in build/bench/venv, made from PyPI, where the interpreter lacks one of these packages."""
+    missing = [name for name in names if importlib.util.find_spec({"pillow": "PIL"}.get(name, name)) is None]
+    if not missing:
+        return
+    python = os.path.join(WORK, "venv", "bin", "python3")
+    if not os.path.exists(python):
+        subprocess.run([sys.executable, "-m", "venv", os.path.join(WORK, "venv")], check=True)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *names], check=True)
+    if sys.prefix == os.path.join(WORK, "venv"):
+        sys.exit(f"{sys.argv[0]}: {', '.join(missing)} could not be installed")
+    os.execv(python, [python] + sys.argv)
+
+
+def prepare():
+    """Build the engine and the memory test."""
+    os.makedirs(WORK, exist_ok=True)
+    subprocess.run(["make", "--silent", "-C", ROOT, "engine"], check=True)
+    subprocess.run(["cc", "-O3", "-march=native", "-pthread", "-o", os.path.join(WORK, "memory_read"),
+                    os.path.join(ROOT, "bench", "memory_read.c")], check=True)
+
+
+def memory_read(threads):
+    """GB/s that all threads read."""
+    return float(subprocess.run([os.path.join(WORK, "memory_read"), str(threads)], check=True,
+                                stdout=subprocess.PIPE).stdout)
+
+
+def run(command):
+    """Standard output, seconds and peak resident bytes of a command that must succeed; messages only if it fails."""
+    begin = time.perf_counter()
+    with tempfile.TemporaryFile() as messages:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=messages)
+        output = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode != 0:
+            messages.seek(0)
+            sys.stderr.write(messages.read().decode(errors="replace"))
+            sys.exit(f"{sys.argv[0]}: failed: {' '.join(command)}")
+    return output, time.perf_counter() - begin, usage.ru_maxrss * 1024
+
+
+def in_turns(rounds, sides):
+    """Results [round][side] of functions that are called by turns, every second round backwards."""
+    results = []
+    for turn in range(rounds):
+        order = list(range(len(sides))) if turn % 2 == 0 else list(range(len(sides)))[::-1]
+        found = {side: sides[side]() for side in order}
+        results.append([found[side] for side in range(len(sides))])
+    return results
+
+
+def median(values):
+    """The median; of an even number of values the mean of the middle two."""
+    ordered, middle = sorted(values), len(values) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
+def spread(ratios):
+    """"1.50 (1.40 to 1.60)": median and range."""
+    return f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def own_cores():
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def machine():
+    """The processor's name, for the heading."""
+    with open("/proc/cpuinfo") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return "unknown processor"
