@@ -150,7 +150,7 @@ def read_safetensors(torch, path):
 
 
 def write_model(torch, directory, config, tensors):
-    """A model directory; it stays as it is where it was already written from this configuration."""
+    """Write a model directory: config.json and model.safetensors."""
     os.makedirs(directory, exist_ok=True)
     with open(os.path.join(directory, "config.json"), "w") as file:
         json.dump(config, file)

@@ -39,19 +39,33 @@ def memory_read(threads):
                                 stdout=subprocess.PIPE).stdout)
 
 
+# Starts a command from a small process: what a process had resident before exec counts as its peak, and a Python
+# that has loaded PyTorch is large. Writes the wait status and the peak in kilobytes to the descriptor of its first
+# argument.
+LAUNCHER = """
+import os, sys
+pid = os.posix_spawnp(sys.argv[2], sys.argv[2:], os.environ)
+_, status, usage = os.wait4(pid, 0)
+os.write(int(sys.argv[1]), b"%d %d" % (status, usage.ru_maxrss))
+"""
+
+
 def run(command):
     """Standard output, seconds and peak resident bytes of a command that must succeed; messages only if it fails."""
+    reader, writer = os.pipe()
     begin = time.perf_counter()
     with tempfile.TemporaryFile() as messages:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=messages)
-        output = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode != 0:
+        process = subprocess.run([sys.executable, "-I", "-S", "-c", LAUNCHER, str(writer), *command],
+                                 stdout=subprocess.PIPE, stderr=messages, pass_fds=[writer])
+        seconds = time.perf_counter() - begin
+        os.close(writer)
+        with os.fdopen(reader) as file:
+            status, kilobytes = map(int, file.read().split() or (1, 0))
+        if process.returncode != 0 or status != 0:
             messages.seek(0)
             sys.stderr.write(messages.read().decode(errors="replace"))
             sys.exit(f"{sys.argv[0]}: failed: {' '.join(command)}")
-    return output, time.perf_counter() - begin, usage.ru_maxrss * 1024
+    return process.stdout, seconds, kilobytes * 1024
 
 
 def in_turns(rounds, sides):

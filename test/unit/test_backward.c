@@ -602,6 +602,38 @@ UNIT_TEST(rows_of_a_weights_gradient_may_come_in_pieces)
 	}
 }
 
+/* Few outputs, as LoRA's ranks are, go another way than many: every bit is the same. */
+UNIT_TEST(narrow_products_have_the_bits_of_wide_ones)
+{
+	const char *set;
+
+	FOR_EACH_INSTRUCTION_SET(set)
+	{
+		Backend    *backend = open_backend(set, 2);
+		Tensor		x = random_tensor(29, 67);
+		Tensor		w = random_tensor(70, 67);
+		Tensor		wide = random_tensor(29, 70);
+		Tensor		narrow = random_tensor(29, 70);
+		Weight		whole = make_weight(backend, w);
+
+		backend->ops->matmul(backend, wide, x, &whole, EPILOGUE_STORE);
+		for (int outputs = 1; outputs <= 17; outputs += 4)
+		{
+			Weight		part = make_weight(backend, tensor_row_range(w, 0, outputs));
+
+			backend->ops->matmul(backend, tensor_column_range(narrow, 0, outputs), x, &part,
+								 EPILOGUE_STORE);
+			for (int r = 0; r < x.rows; r++)
+				UNIT_CHECK(memcmp(cpu_row(narrow, r), cpu_row(wide, r),
+								  (size_t) outputs * sizeof(float)) == 0);
+			backend->ops->weight_destroy(backend, &part);
+		}
+		backend->ops->weight_destroy(backend, &whole);
+		backend->ops->close(backend);
+	}
+	forget_all();
+}
+
 int
 main(int argc, char **argv)
 {

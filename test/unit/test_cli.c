@@ -4,6 +4,8 @@
  *
  * Each command runs in a child process whose standard streams are files.
  */
+#include <math.h>
+
 #include <fcntl.h>
 
 #include "cli_run.h"
@@ -45,6 +47,13 @@ UNIT_TEST(wrong_usage_is_status_2_and_names_the_word)
 	CHECK_FAILS(cli_info, 2, "\"2\"", "info", MODEL_A, "--attend-previous=2");
 	CHECK_FAILS(cli_info, 2, "\"bf8\"", "info", MODEL_A, "--weights", "bf8");
 	CHECK_FAILS(cli_bench, 2, "\"1,x\"", "bench", MODEL_A, "--vision", "--batch", "1,x");
+	CHECK_FAILS(cli_bench, 2, "--train", "bench", MODEL_A);
+	CHECK_FAILS(cli_bench, 2, "--shape", "bench", "--train");
+	CHECK_FAILS(cli_bench, 2, "--shape", "bench", MODEL_A, "--train", "--shape", "1b");
+	CHECK_FAILS(cli_bench, 2, "\"9b\"", "bench", "--train", "--shape", "9b");
+	CHECK_FAILS(cli_bench, 1, "nowhere.json", "bench", "--train", "--shape", "nowhere.json");
+	CHECK_FAILS(cli_bench, 2, "context", "bench", MODEL_A, "--train", "--tokens", "999999");
+	CHECK_FAILS(cli_bench, 1, "\"rank\"", "bench", MODEL_A, "--train", "--options", "{\"rank\": 1}");
 	CHECK_FAILS(cli_preprocess, 2, "\"ugly\"", "preprocess", MODEL_A, MODEL_A "/images/img0.png",
 				"--image-rules", "ugly", "-o", "/dev/null");
 	CHECK_FAILS(cli_generate, 2, "--prompt", "generate", MODEL_A);
@@ -54,7 +63,6 @@ UNIT_TEST(wrong_usage_is_status_2_and_names_the_word)
 UNIT_TEST(what_is_not_supported_is_status_2)
 {
 	CHECK_FAILS(cli_unsupported, 2, "quantize", "quantize", MODEL_A);
-	CHECK_FAILS(cli_bench, 2, "--vision", "bench", MODEL_A);
 	CHECK_FAILS(cli_info, 2, "cuda:1", "info", MODEL_A, "--device", "cuda:1");
 	CHECK_FAILS(cli_info, 2, "q4", "info", MODEL_A, "--weights", "q4");
 }
@@ -130,6 +138,36 @@ UNIT_TEST(info_tells_the_format)
 		json_decref(info);
 		forget(&outcome);
 	}
+}
+
+UNIT_TEST(bench_trains_a_model_of_any_shape)
+{
+	const char *arguments[] = {"bench", "--shape", MODEL_A "/config.json", "--train", "--picture",
+							   "--batch", "1,2", "--tokens", "20", "--seconds", "1", "--json",
+							   "--options", "{\"r\": 4}", NULL};
+	Outcome		outcome = run(cli_bench, "", arguments);
+	json_t	   *result = json_loads(outcome.output, 0, NULL);
+	json_t	   *train = json_object_get(result, "train");
+
+	UNIT_EQUAL_INT(outcome.status, 0);
+	UNIT_EQUAL_TEXT(json_string_value(json_object_get(result, "weight_format")), "bf16");
+	UNIT_CHECK(json_object_get(result, "vision") == NULL);
+	UNIT_EQUAL_INT(json_array_size(train), 2);
+	for (size_t i = 0; i < json_array_size(train); i++)
+	{
+		json_t	   *entry = json_array_get(train, i);
+		json_t	   *speed = json_object_get(entry, "tokens_per_second");
+		double		seconds = json_real_value(json_object_get(
+			json_object_get(entry, "seconds_per_step"), "median"));
+		double		tokens = i == 0 ? 20 : 40;
+
+		UNIT_CHECK(json_integer_value(json_object_get(entry, "steps")) >= 3);
+		UNIT_CHECK(fabs(json_real_value(json_object_get(speed, "median")) * seconds - tokens) <
+				   1e-6 * tokens);
+		UNIT_CHECK(json_integer_value(json_object_get(entry, "peak_memory")) > 1 << 20);
+	}
+	json_decref(result);
+	forget(&outcome);
 }
 
 UNIT_TEST(bench_measures_each_batch_size)
