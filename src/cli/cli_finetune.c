@@ -231,6 +231,21 @@ start_training(FinetuneJob *job, const CliArguments *arguments, Status *status)
 		open_log(job, cli_value(arguments, "--log"), status);
 }
 
+/* What early stopping did. */
+static void
+show_best(const FinetuneJob *job)
+{
+	TrainerReport report;
+
+	trainer_report(job->trainer, &report);
+	if (report.stopped)
+		fprintf(stderr, "stopped early: %d validation%s without a better one\n",
+				job->options.early_stopping, job->options.early_stopping == 1 ? "" : "s");
+	if (report.best_micro_step > 0)
+		fprintf(stderr, "the adapter is that of the best validation, after micro step %d\n",
+				report.best_micro_step);
+}
+
 static bool
 train(FinetuneJob *job, Status *status)
 {
@@ -251,6 +266,7 @@ train(FinetuneJob *job, Status *status)
 			log_step(job->log, &report);
 		show_step(job, &report);
 	}
+	show_best(job);
 	return close_log(job, status);
 }
 
@@ -289,7 +305,7 @@ cli_finetune(int argc, char **argv)
 		"  --options JSON             r, alpha, target_modules, learning_rate, weight_decay,\n"
 		"                             warmup_steps, schedule, clip, accumulation, batch_size,\n"
 		"                             epochs or micro_steps, shuffle, seed, max_length,\n"
-		"                             validation, unusable (skip or fail)\n"
+		"                             validation, early_stopping, unusable (skip or fail)\n"
 		"  --initial-adapter DIR      go on training this adapter\n"
 		"  --log FILE                 one JSON line a micro step: losses, grad_norm, "
 		"learning_rate\n"

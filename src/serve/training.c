@@ -246,7 +246,8 @@ answer_step(Training *training, Request *request, const TrainerReport *report, b
 
 	training->steps = NULL;
 	answer_json(request,
-				json_pack("{s:b, s:i, s:i, s:i, s:i, s:i, s:I, s:f, s:o}", "done", done,
+				json_pack("{s:b, s:b, s:i, s:i, s:i, s:i, s:i, s:i, s:I, s:f, s:o}", "done", done,
+						  "early", report->stopped, "best_micro_step", report->best_micro_step,
 						  "pictures", report->pictures, "pictures_encoded",
 						  report->pictures_encoded, "micro_step", report->micro_step,
 						  "micro_steps", report->micro_steps, "optimizer_steps",
@@ -266,7 +267,7 @@ step_is_over(const Training *training, const Request *request, const TrainerRepo
 	if (json_array_size(training->steps) >= MAX_REPORTED_STEPS)
 		return true;
 	/* the next slice tells that it is done */
-	return report->micro_step < report->micro_steps &&
+	return report->micro_step < report->micro_steps && !report->stopped &&
 		clock_now_ns() - training->step_begin_ns >= budget * UINT64_C(1000000);
 }
 

@@ -9,7 +9,7 @@
 
 #include "trainer_internal.h"
 
-#define CHECKPOINT_MAGIC "mmgpt-training-1"
+#define CHECKPOINT_MAGIC "mmgpt-training-2"
 
 typedef struct CheckpointHeader
 {
@@ -23,17 +23,25 @@ typedef struct CheckpointHeader
 	double		loss_language;
 	double		gradient_norm;
 	double		learning_rate;
+	double		best_loss;		/* of early stopping */
+	int32_t		best_micro_step;
+	int32_t		without;
+	int32_t		stopped;
 } CheckpointHeader;
 
-#define FLATS 4
+/* Flat tensors, at most. */
+#define FLATS 5
 
-static void
+/* The tensors that are saved; returns how many. */
+static int
 flat_tensors(const LoraParameters *p, Tensor flats[FLATS])
 {
 	flats[0] = p->values;
 	flats[1] = p->gradient;
 	flats[2] = p->mean;
 	flats[3] = p->square;
+	flats[4] = p->best;
+	return p->best.data != NULL ? 5 : 4;
 }
 
 static size_t
@@ -51,6 +59,7 @@ digest_origin(const Trainer *trainer, uint8_t digest[DIGEST_SIZE])
 	const double numbers[] = {shape->r, shape->alpha, shape->targets, o->learning_rate,
 		o->weight_decay, o->warmup_steps, o->schedule, o->clip, o->accumulation, o->batch_size,
 		trainer->micro_steps, o->shuffle, (double) o->seed, o->max_length, o->validation,
+		o->early_stopping,
 		trainer->model->config.attend_previous, trainer->model->format};
 	DigestState state;
 
@@ -100,10 +109,11 @@ trainer_copy(const Trainer *trainer, Arena *arena, uint8_t **bytes, size_t *size
 	size_t		flat = flat_bytes(trainer);
 	CheckpointHeader header;
 	Tensor		flats[FLATS];
+	int			count = flat_tensors(&trainer->parameters, flats);
 
 	if (!trainer_at_rest(trainer))
 		return status_set(status, STATUS_INTERNAL, "a checkpoint in the middle of a micro step");
-	*size = sizeof(header) + FLATS * flat + DIGEST_SIZE;
+	*size = sizeof(header) + (size_t) count * flat + DIGEST_SIZE;
 	*bytes = arena_take(arena, *size);
 	if (*bytes == NULL)
 		return status_out_of_memory(status, *size);
@@ -118,9 +128,12 @@ trainer_copy(const Trainer *trainer, Arena *arena, uint8_t **bytes, size_t *size
 	header.loss_language = report->loss_language;
 	header.gradient_norm = report->gradient_norm;
 	header.learning_rate = report->learning_rate;
+	header.best_loss = trainer->early.best_loss;
+	header.best_micro_step = trainer->early.best_micro_step;
+	header.without = trainer->early.without;
+	header.stopped = trainer->early.stopped;
 	memcpy(*bytes, &header, sizeof(header));
-	flat_tensors(&trainer->parameters, flats);
-	for (int i = 0; i < FLATS; i++)
+	for (int i = 0; i < count; i++)
 		trainer->model->backend->ops->download(trainer->model->backend,
 											   *bytes + sizeof(header) + (size_t) i * flat,
 											   flats[i].data, flat);
@@ -148,8 +161,10 @@ check_checkpoint(const Trainer *trainer, const uint8_t *bytes, size_t size,
 				 CheckpointHeader *header, Status *status)
 {
 	uint8_t		digest[DIGEST_SIZE];
+	Tensor		flats[FLATS];
+	size_t		count = (size_t) flat_tensors(&trainer->parameters, flats);
 
-	if (size != sizeof(*header) + FLATS * flat_bytes(trainer) + DIGEST_SIZE)
+	if (size != sizeof(*header) + count * flat_bytes(trainer) + DIGEST_SIZE)
 		return status_set(status, STATUS_INVALID_ARGUMENT,
 						  "the checkpoint has %zu bytes and does not belong to this training",
 						  size);
@@ -174,6 +189,7 @@ trainer_resume(Trainer *trainer, const uint8_t *bytes, size_t size, Status *stat
 	size_t		flat = flat_bytes(trainer);
 	CheckpointHeader header;
 	Tensor		flats[FLATS];
+	int			count = flat_tensors(&trainer->parameters, flats);
 
 	if (trainer->phase != PHASE_PICTURES || trainer->micro_step != 0)
 		return status_set(status, STATUS_INTERNAL, "a checkpoint for a training that goes on");
@@ -186,8 +202,9 @@ trainer_resume(Trainer *trainer, const uint8_t *bytes, size_t size, Status *stat
 	report->loss_language = header.loss_language;
 	report->gradient_norm = header.gradient_norm;
 	report->learning_rate = header.learning_rate;
-	flat_tensors(&trainer->parameters, flats);
-	for (int i = 0; i < FLATS; i++)
+	trainer->early = (EarlyStopping) {header.best_loss, header.best_micro_step, header.without,
+									  header.stopped != 0};
+	for (int i = 0; i < count; i++)
 		trainer->model->backend->ops->upload(trainer->model->backend, flats[i].data,
 											 bytes + sizeof(header) + (size_t) i * flat, flat);
 	lora_parameters_publish(trainer);

@@ -83,9 +83,10 @@ size_t
 lora_parameters_bytes(const Trainer *trainer)
 {
 	size_t		row = PARAMETER_COLUMNS * sizeof(float);
+	size_t		flats = trainer->options.early_stopping > 0 ? 6 : 5;
 
-	/* values, gradient, mean, square; and the packed values, about as large again */
-	return (size_t) trainer->parameters.rows * (5 * row + 2 * sizeof(float));
+	/* values, gradient, mean, square, maybe best; and the packed values, about as large again */
+	return (size_t) trainer->parameters.rows * (flats * row + 2 * sizeof(float));
 }
 
 static bool
@@ -93,22 +94,23 @@ take_memory(Trainer *trainer, Status *status)
 {
 	LoraParameters *p = &trainer->parameters;
 	const BackendOps *ops = trainer->model->backend->ops;
-	Tensor	   *flats[] = {&p->values, &p->gradient, &p->mean, &p->square};
+	Tensor	   *flats[] = {&p->values, &p->gradient, &p->mean, &p->square, &p->best};
+	size_t		count = trainer->options.early_stopping > 0 ? 5 : 4;
 	size_t		flat = (size_t) p->rows * PARAMETER_COLUMNS * sizeof(float);
 
 	p->host_sums = calloc((size_t) p->rows, sizeof(float));
 	if (p->host_sums == NULL)
 		return status_out_of_memory(status, (size_t) p->rows * sizeof(float));
-	if (!ops->allocate(trainer->model->backend, 4 * flat + (size_t) p->rows * sizeof(float),
+	if (!ops->allocate(trainer->model->backend, count * flat + (size_t) p->rows * sizeof(float),
 					   &p->memory, status))
 		return false;
-	for (int i = 0; i < 4; i++)
+	for (size_t i = 0; i < count; i++)
 	{
-		*flats[i] = tensor_make((char *) p->memory + (size_t) i * flat, TYPE_F32, p->rows,
+		*flats[i] = tensor_make((char *) p->memory + i * flat, TYPE_F32, p->rows,
 								PARAMETER_COLUMNS);
 		ops->scale(trainer->model->backend, *flats[i], 0.0f);
 	}
-	p->sums = tensor_make((char *) p->memory + 4 * flat, TYPE_F32, 1, p->rows);
+	p->sums = tensor_make((char *) p->memory + count * flat, TYPE_F32, 1, p->rows);
 	return true;
 }
 

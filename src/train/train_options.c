@@ -63,6 +63,8 @@ static const OptionRule rules[] = {
 	{"seed", OPTION_SEED, FIELD(seed), 0, 0, "an integer between 0 and 9007199254740992"},
 	{"max_length", OPTION_INTEGER, FIELD(max_length), 2, 1e6, "an integer between 2 and 1000000"},
 	{"validation", OPTION_NUMBER, FIELD(validation), 0, 0.9, "a number between 0 and 0.9"},
+	{"early_stopping", OPTION_INTEGER, FIELD(early_stopping), 0, 1e6,
+	 "an integer between 0 and 1000000"},
 	{"unusable", OPTION_UNUSABLE, FIELD(skip_unusable), 0, 0, "\"skip\" or \"fail\""},
 };
 
@@ -222,5 +224,11 @@ train_options_read(const char *json, size_t length, TrainOptions *options, Statu
 	json_object_foreach(root, key, value)
 		good = good && read_option(key, value, options, status);
 	json_decref(root);
+	if (good && options->early_stopping > 0 && options->validation == 0)
+	{
+		status_set(status, STATUS_INVALID_ARGUMENT,
+				   "option \"early_stopping\" needs rows that are held out");
+		return status_hint(status, "Set \"validation\" to their share of all rows.");
+	}
 	return good;
 }

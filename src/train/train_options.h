@@ -38,6 +38,8 @@ typedef struct TrainOptions
 	uint64_t	seed;			/* of shuffling, of the first values and of the rows held out */
 	int			max_length;		/* tokens of a row, cut there */
 	double		validation;		/* share of rows that are held out and not trained on */
+	/* validations without a better one that end the training; 0: off. Needs validation */
+	int			early_stopping;
 	bool		skip_unusable;	/* leave unusable rows out; false: the first one ends the run */
 } TrainOptions;
 

@@ -194,6 +194,21 @@ count_steps(Trainer *trainer)
 	trainer->optimizer_total = trainer->micro_steps / options->accumulation;
 }
 
+/* Early stopping has nothing to go by where too few rows round to none. */
+static bool
+check_validation(const Trainer *trainer, Status *status)
+{
+	const RowStore *store = &trainer->store;
+
+	if (trainer->options.early_stopping == 0 || store->streams[ROWS_IMAGE].held_out_count > 0 ||
+		store->streams[ROWS_LANGUAGE].held_out_count > 0)
+		return true;
+	status_set(status, STATUS_INVALID_ARGUMENT,
+			   "early stopping needs rows that are held out, and %g of %d row%s is none",
+			   trainer->options.validation, store->count, store->count == 1 ? "" : "s");
+	return status_hint(status, "Raise \"validation\", or leave \"early_stopping\" out.");
+}
+
 bool
 trainer_start(Trainer *trainer, size_t limit, Status *status)
 {
@@ -201,7 +216,8 @@ trainer_start(Trainer *trainer, size_t limit, Status *status)
 
 	if (trainer->phase != PHASE_ADDING)
 		return status_set(status, STATUS_INTERNAL, "a training was started twice");
-	if (!row_store_finish(&trainer->store, &trainer->options, status))
+	if (!row_store_finish(&trainer->store, &trainer->options, status) ||
+		!check_validation(trainer, status))
 		return false;
 	count_steps(trainer);
 	if (!train_memory_take(trainer, limit, status))
@@ -282,6 +298,13 @@ mean_loss(const Trainer *trainer, RowKind kind)
 
 /* ---- slices ---- */
 
+/* Nothing is left to train. */
+static bool
+is_finished(const Trainer *trainer)
+{
+	return trainer->micro_step == trainer->micro_steps || trainer->early.stopped;
+}
+
 /* Encode the next pictures; each is encoded once in a training. */
 static bool
 slice_pictures(Trainer *trainer, TrainerEvent *event, Status *status)
@@ -292,7 +315,7 @@ slice_pictures(Trainer *trainer, TrainerEvent *event, Status *status)
 	int			count = trainer->store.picture_count - first;
 	Picture		pictures[MAX_SLICE_PICTURES];
 
-	count = count < most ? count : most;
+	count = is_finished(trainer) ? 0 : count < most ? count : most;
 	for (int i = 0; i < count; i++)
 		pictures[i] = trainer->store.pictures[first + i].picture;
 	if (count > 0 &&
@@ -304,7 +327,7 @@ slice_pictures(Trainer *trainer, TrainerEvent *event, Status *status)
 		stored_picture_forget(&trainer->store.pictures[first + i]);
 	trainer->next_picture += count;
 	trainer->report.pictures_encoded = trainer->next_picture;
-	if (trainer->next_picture == trainer->store.picture_count)
+	if (trainer->next_picture == trainer->store.picture_count || is_finished(trainer))
 		trainer->phase = PHASE_BEGIN;
 	return true;
 }
@@ -312,8 +335,9 @@ slice_pictures(Trainer *trainer, TrainerEvent *event, Status *status)
 static bool
 slice_begin(Trainer *trainer, TrainerEvent *event, Status *status)
 {
-	if (trainer->micro_step == trainer->micro_steps)
+	if (is_finished(trainer))
 	{
+		early_stopping_finish(trainer);
 		trainer->phase = PHASE_DONE;
 		*event = TRAINER_DONE;
 		return true;
@@ -368,6 +392,7 @@ finish_validation(Trainer *trainer, TrainerEvent *event)
 	trainer->report.validated = true;
 	trainer->report.validation_image = mean_loss(trainer, ROWS_IMAGE);
 	trainer->report.validation_language = mean_loss(trainer, ROWS_LANGUAGE);
+	early_stopping_judge(trainer);
 	trainer->validating = false;
 	trainer->phase = PHASE_BEGIN;
 	*event = TRAINER_STEPPED;
@@ -493,6 +518,8 @@ trainer_report(const Trainer *trainer, TrainerReport *report)
 	report->micro_step = trainer->micro_step;
 	report->optimizer_steps = trainer->optimizer_steps;
 	report->tokens = trainer->tokens;
+	report->best_micro_step = trainer->early.best_micro_step;
+	report->stopped = trainer->early.stopped;
 }
 
 void

@@ -114,11 +114,20 @@ typedef struct TrainerReport
 	bool		validated;		/* the losses over the rows held out were measured after it */
 	double		validation_image;
 	double		validation_language;
+	/*
+	 * with early_stopping: the micro step of the best validation so far, whose adapter is the result;
+	 * 0: none yet
+	 */
+	int			best_micro_step;
+	bool		stopped;		/* validations ended the training */
 } TrainerReport;
 
 extern void trainer_report(const Trainer *trainer, TrainerReport *report);
 
-/* The adapter as it is now, as PEFT's files in the arena. */
+/*
+ * The adapter as it is now, as PEFT's files in the arena; after TRAINER_DONE with early_stopping
+ * that of the best validation.
+ */
 extern bool trainer_make_adapter(const Trainer *trainer, Arena *arena, AdapterFiles *files,
 								 Status *status);
 extern void trainer_adapter_shape(const Trainer *trainer, AdapterShape *shape);

@@ -8,6 +8,7 @@
  *	train_forward.c		a layer forward with what the way back needs; the loss
  *	layer_backward.c	a layer backward
  *	optimizer.c			norm, clipping, learning rate, AdamW
+ *	early_stopping.c	when validations end a training, and which values were the best
  *	checkpoint.c		state to bytes and back
  *	trainer.c			create, start, and the slices
  */
@@ -122,6 +123,7 @@ typedef struct LoraParameters
 	Tensor		gradient;
 	Tensor		mean;			/* AdamW's running means of gradients and of their squares */
 	Tensor		square;
+	Tensor		best;			/* values of the best validation; no data without early_stopping */
 	Tensor		sums;			/* f32 [1, rows]: scratch of the norm */
 	float	   *host_sums;		/* [rows] */
 	Adapter    *adapter;		/* the values, packed for products */
@@ -289,6 +291,21 @@ extern bool optimizer_clip(Trainer *trainer, Status *status);
 extern void optimizer_step(Trainer *trainer);
 extern void optimizer_clear_gradients(Trainer *trainer);
 
+/* ---- early stopping ---- */
+
+typedef struct EarlyStopping
+{
+	double		best_loss;
+	int			best_micro_step;	/* 0: there was no validation */
+	int			without;		/* validations since, none of which was better */
+	bool		stopped;
+} EarlyStopping;
+
+/* A validation is done: keep the values if it was the best, or stop. */
+extern void early_stopping_judge(Trainer *trainer);
+/* The training is over: the best values are its result. */
+extern void early_stopping_finish(Trainer *trainer);
+
 /* ---- the trainer ---- */
 
 typedef enum TrainerPhase
@@ -349,6 +366,7 @@ struct Trainer
 	int			layer_in_shared;	/* whose activations lie in the shared place; -1: none's */
 	double		loss_sums[ROW_KINDS];
 	int			label_counts[ROW_KINDS];	/* of the micro step, or of the rows held out */
+	EarlyStopping early;
 	TrainerReport report;
 };
 

@@ -176,6 +176,27 @@ UNIT_TEST(answers_tell_how_far_a_training_is)
 	UNIT_EQUAL_INT(engine_end(&engine), 0);
 }
 
+UNIT_TEST(validations_may_end_a_training)
+{
+	static const char options[] = "{\"r\": 2, \"epochs\": 200, \"learning_rate\": 0.1, "
+		"\"validation\": 0.3, \"early_stopping\": 2}";
+	ServedEngine engine = engine_serve(MODEL_A);
+	int			fd = client_open(&engine);
+	json_t	   *json;
+
+	json_decref(client_open_training(fd, options));
+	client_add_rows(fd, rows, ROWS, options);
+	json_decref(client_start_training(fd, NULL));
+	json = client_finish_training(fd, 1);
+	UNIT_EQUAL_INT(json_number_at(json, "early"), 1);
+	UNIT_CHECK(json_number_at(json, "micro_step") < json_number_at(json, "micro_steps"));
+	UNIT_CHECK(json_number_at(json, "best_micro_step") > 0);
+	UNIT_CHECK(json_number_at(json, "best_micro_step") < json_number_at(json, "micro_step"));
+	json_decref(json);
+	close(fd);
+	UNIT_EQUAL_INT(engine_end(&engine), 0);
+}
+
 /* The answer to a question with or without a picture, as its bytes. */
 static ClientFrame
 ask_question(int fd, uint64_t id, bool picture, const ClientFrame *wanted)
