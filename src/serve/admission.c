@@ -20,6 +20,8 @@
 
 /* Payload of an ERROR frame at most. */
 #define ERROR_SIZE 2048
+/* Answers of this size are not copied on their way out: checkpoints and adapters. */
+#define LARGE_ANSWER ((size_t) 256 * 1024)
 /* Larger pictures and texts go to a preparer, so that no other connection waits for them. */
 #define QUICK_PAYLOAD ((size_t) 64 * 1024)
 
@@ -31,6 +33,46 @@ admission_send(Connection *connection, WireType type, uint64_t id, const void *p
 		connection->closing = true;
 }
 
+static void
+release_request(void *argument)
+{
+	request_free(argument);
+}
+
+/* Send the answer of a request and free it, when it was sent if that takes long. */
+static void
+send_answer(Request *request)
+{
+	Connection *connection = request->connection;
+	const WireWriter *payload = &request->answer;
+
+	if (payload->used < LARGE_ANSWER)
+	{
+		admission_send(connection, WIRE_ANSWER, request->id, payload->bytes, payload->used);
+		request_free(request);
+	}
+	else if (!connection_send_held(connection, WIRE_ANSWER, request->id, payload->bytes,
+								   payload->used, release_request, request))
+		connection->closing = true;
+}
+
+/* Count a request that ends. Those of a training are many and no answers, or wait for hours. */
+static void
+count_end(Server *server, const Request *request)
+{
+	if (request_is_training(request))
+		return;
+	if (atomic_load(&request->cancelled) || request->connection == NULL)
+		server->cancelled++;
+	else if (status_good(&request->status) && request->answered)
+	{
+		server->done++;
+		server->latency_ns += clock_now_ns() - request->received_ns;
+	}
+	else
+		server->errors++;
+}
+
 /* Send what came out of a request and free it. */
 static void
 answer(Server *server, Request *request)
@@ -39,29 +81,27 @@ answer(Server *server, Request *request)
 	uint8_t		error[ERROR_SIZE];
 	WireWriter	writer;
 
-	if (atomic_load(&request->cancelled) || connection == NULL)
-		server->cancelled++;
-	else if (status_good(&request->status) && request->answered)
-	{
-		server->done++;
-		server->latency_ns += clock_now_ns() - request->received_ns;
-		admission_send(connection, WIRE_ANSWER, request->id, request->answer.bytes,
-				   request->answer.used);
-	}
-	else
-	{
-		server->errors++;
-		if (status_good(&request->status))
-			status_set(&request->status, STATUS_INTERNAL, "a request ended without an answer");
-		wire_writer_begin(&writer, error, sizeof(error));
-		wire_write_status(&writer, &request->status);
-		admission_send(connection, WIRE_ERROR, request->id, writer.bytes, writer.used);
-	}
 	server->payload_bytes -= request->payload_size;
 	if (request->adapter != NULL)
 	{
 		adapter_set_release(server->host.adapters, request->adapter);
 		request_queue_wake(&server->host.inbox);	/* somebody may wait for its room */
+	}
+	count_end(server, request);
+	if (atomic_load(&request->cancelled) || connection == NULL)
+		;						/* nobody waits for it */
+	else if (status_good(&request->status) && request->answered)
+	{
+		send_answer(request);
+		return;
+	}
+	else
+	{
+		if (status_good(&request->status))
+			status_set(&request->status, STATUS_INTERNAL, "a request ended without an answer");
+		wire_writer_begin(&writer, error, sizeof(error));
+		wire_write_status(&writer, &request->status);
+		admission_send(connection, WIRE_ERROR, request->id, writer.bytes, writer.used);
 	}
 	request_free(request);
 }

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 Connection *
@@ -21,6 +22,14 @@ connection_create(int fd)
 	return connection;
 }
 
+static void
+output_free(Output *output)
+{
+	if (output->release != NULL)
+		output->release(output->argument);
+	free(output);
+}
+
 void
 connection_free(Connection *connection)
 {
@@ -29,20 +38,22 @@ connection_free(Connection *connection)
 		Output	   *output = connection->output;
 
 		connection->output = output->next;
-		free(output);
+		output_free(output);
 	}
 	free(connection->payload);
 	close(connection->fd);
 	free(connection);
 }
 
-/* Fill a buffer up to size; READ_FRAME when it is full. */
+/* Fill a buffer up to size, in turns; READ_FRAME when it is full. */
 static ReadResult
 fill(Connection *connection, uint8_t *buffer, size_t size, size_t *filled)
 {
-	while (*filled < size)
+	size_t		most = size - *filled > CONNECTION_TURN ? *filled + CONNECTION_TURN : size;
+
+	while (*filled < most)
 	{
-		ssize_t		length = recv(connection->fd, buffer + *filled, size - *filled, MSG_DONTWAIT);
+		ssize_t		length = recv(connection->fd, buffer + *filled, most - *filled, MSG_DONTWAIT);
 
 		if (length > 0)
 			*filled += (size_t) length;
@@ -53,7 +64,7 @@ fill(Connection *connection, uint8_t *buffer, size_t size, size_t *filled)
 		else
 			return READ_CLOSED;
 	}
-	return READ_FRAME;
+	return most < size ? READ_AGAIN : READ_FRAME;
 }
 
 ReadResult
@@ -96,46 +107,90 @@ connection_take_payload(Connection *connection)
 	return payload;
 }
 
+/* Write what is left of a frame's header and payload; as write(). */
+static ssize_t
+write_output(int fd, const Output *output)
+{
+	size_t		header = output->sent < WIRE_HEADER_SIZE ? WIRE_HEADER_SIZE - output->sent : 0;
+	size_t		at = output->sent + header - WIRE_HEADER_SIZE;
+	size_t		left = output->length - at;
+	struct iovec parts[2] = {
+		{(uint8_t *) output->header + WIRE_HEADER_SIZE - header, header},
+		{(uint8_t *) output->payload + at, left < CONNECTION_TURN ? left : CONNECTION_TURN},
+	};
+
+	return writev(fd, parts, 2);
+}
+
 bool
 connection_flush(Connection *connection)
 {
-	while (connection->output != NULL)
+	size_t		turn = 0;
+
+	while (connection->output != NULL && turn < CONNECTION_TURN)
 	{
 		Output	   *output = connection->output;
-		ssize_t		sent = write(connection->fd, output->bytes + output->sent,
-								 output->size - output->sent);
+		ssize_t		sent = write_output(connection->fd, output);
 
 		if (sent < 0 && errno == EINTR)
 			continue;
 		if (sent < 0)
 			return errno == EAGAIN || errno == EWOULDBLOCK;
+		turn += (size_t) sent;
 		output->sent += (size_t) sent;
-		if (output->sent < output->size)
-			return true;
+		if (output->sent < WIRE_HEADER_SIZE + output->length)
+			continue;
 		connection->output = output->next;
 		if (connection->output == NULL)
 			connection->output_end = &connection->output;
-		free(output);
+		output_free(output);
 	}
 	return true;
+}
+
+/* Append a frame with room for a copy of its payload; NULL: out of memory. */
+static Output *
+append_output(Connection *connection, WireType type, uint64_t id, size_t length, size_t copied)
+{
+	WireHeader	header = {(uint32_t) length, (uint32_t) type, id};
+	Output	   *output = calloc(1, sizeof(Output) + copied);
+
+	if (output == NULL)
+		return NULL;
+	output->length = length;
+	wire_header_write(&header, output->header);
+	*connection->output_end = output;
+	connection->output_end = &output->next;
+	return output;
 }
 
 bool
 connection_send(Connection *connection, WireType type, uint64_t id, const void *payload,
 				size_t length)
 {
-	WireHeader	header = {(uint32_t) length, (uint32_t) type, id};
-	Output	   *output = malloc(sizeof(Output) + WIRE_HEADER_SIZE + length);
+	Output	   *output = append_output(connection, type, id, length, length);
 
 	if (output == NULL)
 		return false;
-	output->next = NULL;
-	output->size = WIRE_HEADER_SIZE + length;
-	output->sent = 0;
-	wire_header_write(&header, output->bytes);
+	output->payload = output->copy;
 	if (length > 0)
-		memcpy(output->bytes + WIRE_HEADER_SIZE, payload, length);
-	*connection->output_end = output;
-	connection->output_end = &output->next;
+		memcpy(output->copy, payload, length);
+	return connection_flush(connection);
+}
+
+bool
+connection_send_held(Connection *connection, WireType type, uint64_t id, const void *payload,
+					 size_t length, OutputRelease release, void *argument)
+{
+	Output	   *output = append_output(connection, type, id, length, 0);
+
+	if (output == NULL)
+	{
+		release(argument);
+		return false;
+	}
+	output->payload = payload;
+	output->release = release;
+	output->argument = argument;
 	return connection_flush(connection);
 }

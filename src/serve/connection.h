@@ -11,13 +11,20 @@
 
 #include "wire_frame.h"
 
-/* Bytes on their way out. */
+/* Called when bytes are not needed any more. */
+typedef void (*OutputRelease)(void *argument);
+
+/* A frame on its way out. */
 typedef struct Output
 {
 	struct Output *next;
-	size_t		size;
-	size_t		sent;
-	uint8_t		bytes[];
+	size_t		length;			/* of the payload */
+	size_t		sent;			/* of header and payload */
+	uint8_t		header[WIRE_HEADER_SIZE];
+	const uint8_t *payload;
+	OutputRelease release;		/* of the payload; NULL: it is `copy` */
+	void	   *argument;
+	uint8_t		copy[];
 } Output;
 
 typedef struct Connection
@@ -43,7 +50,7 @@ typedef struct Connection
 
 typedef enum ReadResult
 {
-	READ_AGAIN,					/* nothing more now */
+	READ_AGAIN,					/* nothing more now, or in this turn */
 	READ_HEADER,				/* a header was read: connection_allow_payload or leave it */
 	/* a whole frame: header and payload; take it with connection_take_payload */
 	READ_FRAME,
@@ -53,7 +60,10 @@ typedef enum ReadResult
 extern Connection *connection_create(int fd);
 extern void connection_free(Connection *connection);
 
-/* Read until a header or a frame is complete. */
+/* Bytes that are read from, or written to, one connection before others have their turn. */
+#define CONNECTION_TURN ((size_t) 1 << 20)
+
+/* Read until a header or a frame is complete, but no longer than a turn. */
 extern ReadResult connection_read(Connection *connection);
 
 /* Allocate the payload of the header that was read; false: out of memory. */
@@ -66,7 +76,15 @@ extern uint8_t *connection_take_payload(Connection *connection);
 extern bool connection_send(Connection *connection, WireType type, uint64_t id, const void *payload,
 							size_t length);
 
-/* Send what is waiting. False: the connection is broken. */
+/*
+ * The same without a copy: the payload stays as it is until release(argument) is called, which
+ * happens when it was sent, and when it can't be.
+ */
+extern bool connection_send_held(Connection *connection, WireType type, uint64_t id,
+								 const void *payload, size_t length, OutputRelease release,
+								 void *argument);
+
+/* Send what is waiting, as much as goes in a turn. False: the connection is broken. */
 extern bool connection_flush(Connection *connection);
 
 #endif

@@ -3,7 +3,8 @@
  *
  * Keys of mmgpt_status(): version, state (loading, ready, failed), failure, progress, model,
  * model_digest, device, weight_format, pid, uptime_seconds;
- * requests: running, waiting, done, failed, cancelled, mean_milliseconds;
+ * requests: running, waiting, done, failed, cancelled, mean_milliseconds; without those of a
+ * training;
  * scheduler: steps, rows_per_step (mean number of sequences that took part in a step),
  * tokens_per_step, prompt_tokens_computed (of prompts, and of labels and words that are scored),
  * prompt_tokens_reused, new_tokens, images_encoded, images_found;

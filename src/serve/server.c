@@ -303,7 +303,9 @@ allow_payload(Server *server, Connection *connection)
 static void
 read_connection(Server *server, Connection *connection)
 {
-	while (!connection->closing)
+	size_t		turn = 0;
+
+	while (!connection->closing && turn < CONNECTION_TURN)
 	{
 		WireHeader	header;
 
@@ -317,6 +319,7 @@ read_connection(Server *server, Connection *connection)
 				break;
 			case READ_FRAME:
 				header = connection->header;
+				turn += header.length;
 				admission_take_frame(server, connection, &header,
 									 connection_take_payload(connection));
 				break;

@@ -6,14 +6,15 @@
  * A turn makes the payload of a request whose JSON texts and labels are damaged, sometimes
  * damages the payload too, and reads all of it as the engine does: header, fields, request,
  * options, history, labels. A history that is taken is written again, and must then be taken
- * once more. Requests with labels are prepared whole, up to the picture.
+ * once more. Requests with labels are prepared whole, up to the picture. Rows to train on are made
+ * of texts, read as numbers, and prepared to be evaluated.
  */
 #include "fuzz.h"
 #include "model_text.h"
-#include "request.h"
 #include "request_labels.h"
+#include "request_training.h"
 
-#define PAYLOAD_SIZE 8192
+#define PAYLOAD_SIZE 32768
 #define MODEL "test/golden/model-a"
 
 static const char options_text[] =
@@ -59,6 +60,52 @@ draw_labels(uint8_t *buffer, uint64_t *state)
 	return fuzz_text(buffer, (size_t) (end - buffer));
 }
 
+/* Tokens and targets, most of them of the vocabulary, and maybe a picture. */
+static void
+write_row(WireWriter *writer, uint64_t *state)
+{
+	static const uint8_t pixels[56 * 56 * 3];
+	int32_t		tokens[32];
+	int32_t		targets[32];
+	size_t		count = fuzz_draw(state, 33);
+	bool		picture = fuzz_draw(state, 2) == 0;
+
+	for (size_t i = 0; i < count; i++)
+	{
+		tokens[i] = (int32_t) fuzz_draw(state, 601);
+		targets[i] = fuzz_draw(state, 2) == 0 ? tokens[i] : LABEL_NONE;
+	}
+	if (picture && count > 0)
+		tokens[fuzz_draw(state, count)] = 601;
+	if (count > 0 && fuzz_draw(state, 4) == 0)
+		tokens[fuzz_draw(state, count)] = (int32_t) fuzz_draw(state, UINT32_MAX);
+	if (count > 0 && fuzz_draw(state, 4) == 0)
+		targets[fuzz_draw(state, count)] = (int32_t) fuzz_draw(state, UINT32_MAX);
+	wire_write_bytes(writer, WIRE_FIELD_TOKENS, tokens, count * sizeof(int32_t));
+	wire_write_bytes(writer, WIRE_FIELD_TARGETS, targets, count * sizeof(int32_t));
+	if (picture)
+		wire_write_bytes(writer, WIRE_FIELD_PIXELS, pixels,
+						 sizeof(pixels) - (fuzz_draw(state, 8) == 0 ? 1 : 0));
+}
+
+/* Texts of a row. */
+static void
+write_texts(WireWriter *writer, const FuzzText *conversation, uint64_t *state)
+{
+	if (fuzz_draw(state, 2) == 0)
+		wire_write_bytes(writer, WIRE_FIELD_INPUT, "caf\xC3\xA9", 5);
+	if (fuzz_draw(state, 4) > 0)
+		wire_write_bytes(writer, WIRE_FIELD_RESPONSE, "Two <image> dogs.</s>", 21);
+	if (fuzz_draw(state, 2) == 0)
+		wire_write_bytes(writer, WIRE_FIELD_CONVERSATION, conversation->bytes,
+						 conversation->length);
+	if (fuzz_draw(state, 4) == 0)
+		wire_write_bytes(writer, WIRE_FIELD_IMAGE_RULES, "original", fuzz_draw(state, 9));
+	if (fuzz_draw(state, 2) == 0)
+		wire_write_bytes(writer, WIRE_FIELD_CHECKPOINT, "mmgpt-training-2", fuzz_draw(state, 17));
+	wire_write_u32(writer, WIRE_FIELD_BUDGET_MS, (uint32_t) fuzz_draw(state, UINT32_MAX));
+}
+
 /* Write the payload of a request into a buffer of PAYLOAD_SIZE bytes; returns its length. */
 static size_t
 write_payload(uint8_t *buffer, const FuzzText *options, const FuzzText *history,
@@ -85,7 +132,11 @@ write_payload(uint8_t *buffer, const FuzzText *options, const FuzzText *history,
 		wire_write_bytes(&writer, WIRE_FIELD_ADAPTER_MODEL, digest_text, strlen(digest_text));
 		wire_write_bytes(&writer, WIRE_FIELD_ADAPTER_NAME, "caf\xC3\xA9", 5);
 	}
-	wire_write_bytes(&writer, WIRE_FIELD_IMAGE, "not an image", 12);
+	write_texts(&writer, history, state);
+	if (fuzz_draw(state, 2) == 0)
+		write_row(&writer, state);
+	if (fuzz_draw(state, 2) == 0)
+		wire_write_bytes(&writer, WIRE_FIELD_IMAGE, "not an image", 12);
 	return writer.used;
 }
 
@@ -225,6 +276,77 @@ check_prepared(Request *request)
 	return status_good(&request->status) || fuzz_says_why(&request->status);
 }
 
+/* Check that a row is refused with a reason, or its targets are its tokens. */
+static bool
+check_encoded(Request *request)
+{
+	WireFields	answer;
+	Status		status;
+
+	request_encode_row(request, &context);
+	if (!request->answered)
+		return fuzz_says_why(&request->status);
+	request->answered = false;
+	if (request->answer.overflow ||
+		!wire_fields_read(request->answer.bytes, request->answer.used, &answer, &status) ||
+		answer.length[WIRE_FIELD_TOKENS] != answer.length[WIRE_FIELD_TARGETS])
+		return fuzz_broken("the answer with a row");
+	for (uint32_t at = 0; at < answer.length[WIRE_FIELD_TOKENS]; at += 4)
+	{
+		int32_t		token;
+		int32_t		target;
+
+		memcpy(&token, answer.bytes[WIRE_FIELD_TOKENS] + at, 4);
+		memcpy(&target, answer.bytes[WIRE_FIELD_TARGETS] + at, 4);
+		if (token < 0 || token >= config.decoder.vocabulary || (target >= 0 && target != token))
+			return fuzz_broken("a token or target of a row");
+	}
+	return true;
+}
+
+/* Check that rows of numbers and checkpoints are refused with a reason, or are what they say. */
+static bool
+check_training(Request *request)
+{
+	TrainingRow row = {0};
+	Picture		picture;
+
+	request->context = &context;
+	if (request_read_row(request, &config, &row, &picture))
+	{
+		if ((size_t) row.count * 4 != request->fields.length[WIRE_FIELD_TOKENS] ||
+			row.picture_count > 1)
+			return fuzz_broken("a row that was read");
+	}
+	else if (request->status.code != STATUS_PROTOCOL || !fuzz_says_why(&request->status))
+		return false;
+	status_clear(&request->status);
+	request->kind = WIRE_KIND_EVALUATE;
+	if (request_prepare(request, &context) &&
+		(request->evaluation == NULL || request->ids.count < 1 ||
+		 request->ids.count >= row.count))
+		return fuzz_broken("a row to be evaluated");
+	if (!status_good(&request->status) && !fuzz_says_why(&request->status))
+		return false;
+	status_clear(&request->status);
+	request->kind = WIRE_KIND_TRAIN_START;
+	if (request_prepare_training(request, &context))
+		return request->train->checkpoint == NULL || fuzz_broken("a checkpoint that is none");
+	return fuzz_says_why(&request->status);
+}
+
+/* Both, and the status as it was. */
+static bool
+check_rows(Request *request)
+{
+	bool		good = check_encoded(request);
+
+	status_clear(&request->status);
+	good = good && check_training(request);
+	status_clear(&request->status);
+	return good;
+}
+
 /*
  * Check that an adapter is wanted with whole digests only, that a model that is not the one is told
  * from it, and files as they answer NEED: here whatever the payload holds.
@@ -271,7 +393,7 @@ check_request(const FuzzText *payload, Arena *arena)
 							 request->fields.length[WIRE_FIELD_OPTIONS], arena) &&
 			check_history((const char *) request->fields.bytes[WIRE_FIELD_HISTORY],
 						  request->fields.length[WIRE_FIELD_HISTORY], arena) &&
-			check_prepared(request) && check_labels(request);
+			check_prepared(request) && check_labels(request) && check_rows(request);
 	else
 		good = request->status.code == STATUS_PROTOCOL && fuzz_says_why(&request->status);
 	request_free(request);
