@@ -3,27 +3,15 @@
  *
  * Queries that read run as the caller, with a plan that is kept for the session: one is made
  * for every row that is asked about with an adapter. Queries that write are few and are planned
- * each time. All names are qualified, also of operators, so that no search_path leads elsewhere.
- *
- * Where the tables are: in the schema of the extension, which can move. It is looked up once and
- * forgotten when the table's definition changes.
+ * each time (extension_tables.h).
  */
 #include "adapter_table.h"
 
-#include "access/genam.h"
-#include "access/htup_details.h"
-#include "access/table.h"
-#include "catalog/indexing.h"
-#include "catalog/pg_extension.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
-#include "miscadmin.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
-#include "utils/inval.h"
-#include "utils/lsyscache.h"
-#include "utils/syscache.h"
 
+#include "extension_tables.h"
 #include "pg_compat.h"
 
 /* A query whose plan is kept; %s stands for the schema. */
@@ -45,46 +33,10 @@ static KeptQuery piece_query = {
 	2, {INT8OID, INT4OID}, NULL
 };
 
-/* Where the tables are, while schema is set. */
-static char *schema = NULL;		/* quoted; of TopMemoryContext */
-static Oid	table = InvalidOid;
-
 /* Who called, while the owner of the tables works. */
-static Oid	caller = InvalidOid;
-static int	caller_context = 0;
+static TablesAccess writing = {InvalidOid, 0};
 
 static bool lookup(const char *name, bool lock, AdapterEntry *entry);
-
-/* ---- where the tables are ---- */
-
-/* A table changed: it may have moved, or have been dropped. */
-static void
-forget_schema(Datum argument, Oid relation)
-{
-	if (relation == InvalidOid || relation == table)
-		table = InvalidOid;
-}
-
-/* The schema of the extension. */
-static Oid
-extension_schema(void)
-{
-	Relation	extensions = table_open(ExtensionRelationId, AccessShareLock);
-	Oid			found = InvalidOid;
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-
-	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber, F_NAMEEQ,
-				CStringGetDatum("mmgpt"));
-	scan = systable_beginscan(extensions, ExtensionNameIndexId, true, NULL, 1, &key);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
-		found = ((Form_pg_extension) GETSTRUCT(tuple))->extnamespace;
-	systable_endscan(scan);
-	table_close(extensions, AccessShareLock);
-	return found;
-}
 
 static void
 drop_plan(KeptQuery *query)
@@ -98,36 +50,17 @@ drop_plan(KeptQuery *query)
 static void
 find_tables(void)
 {
-	static bool registered = false;
-	Oid			namespace;
+	static uint64 known = 0;
+	uint64		found = tables_find();
 
-	if (!registered)
-		CacheRegisterRelcacheCallback(forget_schema, (Datum) 0);
-	registered = true;
-	if (OidIsValid(table))
+	if (found == known)
 		return;
 	drop_plan(&find_query);
 	drop_plan(&piece_query);
-	namespace = extension_schema();
-	table = OidIsValid(namespace) ? get_relname_relid("mmgpt_adapter", namespace) : InvalidOid;
-	if (!OidIsValid(table))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("extension \"mmgpt\" is not installed in this database")));
-	if (schema != NULL)
-		pfree(schema);
-	schema = MemoryContextStrdup(TopMemoryContext,
-								 quote_identifier(get_namespace_name(namespace)));
+	known = found;
 }
 
 /* ---- reading ---- */
-
-static void
-connect_spi(void)
-{
-	if (SPI_connect() != SPI_OK_CONNECT)
-		ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR), errmsg("SPI_connect failed")));
-}
 
 /* Run a query whose plan is kept, for at most one row, between SPI_connect and SPI_finish. */
 static bool
@@ -135,7 +68,7 @@ run_kept(KeptQuery *query, Datum *values)
 {
 	if (query->plan == NULL)
 	{
-		SPIPlanPtr	plan = SPI_prepare(psprintf(query->text, schema), query->arguments,
+		SPIPlanPtr	plan = SPI_prepare(psprintf(query->text, tables_schema()), query->arguments,
 									   query->types);
 
 		if (plan == NULL || SPI_keepplan(plan) != 0)
@@ -147,30 +80,15 @@ run_kept(KeptQuery *query, Datum *values)
 	return SPI_processed > 0;
 }
 
-/* A column of the row that a query gave, which is not NULL. */
-static Datum
-column(int number)
-{
-	bool		is_null;
-
-	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, number, &is_null);
-}
-
 /* A column of variable length, copied to a memory context and decompressed. */
 static void *
 copy_column(int number, MemoryContext context)
 {
 	MemoryContext previous = MemoryContextSwitchTo(context);
-	void	   *copy = PG_DETOAST_DATUM_COPY(column(number));
+	void	   *copy = PG_DETOAST_DATUM_COPY(tables_column(number));
 
 	MemoryContextSwitchTo(previous);
 	return copy;
-}
-
-static char *
-copy_text_column(int number, MemoryContext context)
-{
-	return MemoryContextStrdup(context, TextDatumGetCString(column(number)));
 }
 
 /* Whether an adapter of this name is there, whoever may use it. */
@@ -204,14 +122,14 @@ adapter_find(const char *name, const char *detail, AdapterRow *row)
 	bool		found;
 
 	find_tables();
-	connect_spi();
+	tables_connect();
 	found = run_kept(&find_query, values);
 	if (found)
 	{
-		row->id = DatumGetInt64(column(1));
-		row->bytes = DatumGetInt64(column(2));
-		row->digest = copy_text_column(3, context);
-		row->base_model = copy_text_column(4, context);
+		row->id = DatumGetInt64(tables_column(1));
+		row->bytes = DatumGetInt64(tables_column(2));
+		row->digest = tables_text_column(3, context);
+		row->base_model = tables_text_column(4, context);
 		row->config = copy_column(5, context);
 	}
 	SPI_finish();
@@ -234,7 +152,7 @@ adapter_read_piece(int64 id, int number, size_t size)
 	bytea	   *piece = NULL;
 
 	find_tables();
-	connect_spi();
+	tables_connect();
 	if (run_kept(&piece_query, values))
 		piece = copy_column(1, context);
 	SPI_finish();
@@ -248,58 +166,29 @@ adapter_read_piece(int64 id, int number, size_t size)
 
 /* ---- writing ---- */
 
-/* The owner of the tables. */
-static Oid
-table_owner(void)
-{
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table));
-	Oid			owner;
-
-	if (!HeapTupleIsValid(tuple))
-		ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR),
-						errmsg("cache lookup failed for relation %u", table)));
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
-	return owner;
-}
-
 void
 adapter_write_begin(void)
 {
-	find_tables();
-	connect_spi();
-	GetUserIdAndSecContext(&caller, &caller_context);
-	SetUserIdAndSecContext(table_owner(),
-						   caller_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_NOFORCE_RLS);
+	tables_begin(&writing);
 }
 
 void
 adapter_write_end(void)
 {
-	SetUserIdAndSecContext(caller, caller_context);
-	SPI_finish();
+	tables_end(&writing);
 }
 
 Oid
 adapter_caller(void)
 {
-	return caller;
+	return writing.caller;
 }
 
 /* Run a query, in whose text %s stands for the schema. */
 static bool
 run(const char *text, int arguments, Oid *types, Datum *values, bool read_only)
 {
-	SPIPlanPtr	plan = SPI_prepare(psprintf(text, schema), arguments, types);
-	int			result;
-
-	if (plan == NULL)
-		ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR), errmsg("SPI_prepare failed")));
-	result = SPI_execute_plan(plan, values, NULL, read_only, 0);
-	if (result < 0)
-		ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR), errmsg("SPI_execute_plan failed")));
-	SPI_freeplan(plan);
-	return SPI_processed > 0;
+	return tables_run(text, arguments, types, values, NULL, read_only);
 }
 
 /* The adapter of a name, locked or not. */
@@ -314,8 +203,8 @@ lookup(const char *name, bool lock, AdapterEntry *entry)
 			 "SELECT id, owner FROM %s.mmgpt_adapter WHERE name OPERATOR(pg_catalog.=) $1",
 			 1, types, values, !lock))
 		return false;
-	entry->id = DatumGetInt64(column(1));
-	entry->owner = DatumGetObjectId(column(2));
+	entry->id = DatumGetInt64(tables_column(1));
+	entry->owner = DatumGetObjectId(tables_column(2));
 	return true;
 }
 
@@ -329,7 +218,7 @@ bool
 adapter_insert(const char *name, Datum description, int64 bytes, Jsonb *config, int64 *id)
 {
 	Oid			types[5] = {JSONBOID, TEXTOID, REGROLEOID, INT8OID, JSONBOID};
-	Datum		values[5] = {description, CStringGetTextDatum(name), ObjectIdGetDatum(caller),
+	Datum		values[5] = {description, CStringGetTextDatum(name), ObjectIdGetDatum(writing.caller),
 		Int64GetDatum(bytes), JsonbPGetDatum(config)};
 
 	if (!run("INSERT INTO %s.mmgpt_adapter (name, owner, bytes, config, digest, base_model,"
@@ -341,7 +230,7 @@ adapter_insert(const char *name, Datum description, int64 bytes, Jsonb *config, 
 			 " alpha pg_catalog.float8, targets pg_catalog.text[])"
 			 " ON CONFLICT (name) DO NOTHING RETURNING id", 5, types, values, false))
 		return false;
-	*id = DatumGetInt64(column(1));
+	*id = DatumGetInt64(tables_column(1));
 	return true;
 }
 

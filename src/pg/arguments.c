@@ -136,28 +136,33 @@ adapter_name(Jsonb *options, bool *of_setting)
 	return setting_adapter[0] != '\0' ? setting_adapter : NULL;
 }
 
-/* Add the adapter that the session or the call chose. */
-static void
-add_adapter(EngineRequest *request, Jsonb *options)
+void
+request_set_adapter(EngineRequest *request, const char *name, const char *source)
 {
-	bool		of_setting;
-	char	   *name = adapter_name(options, &of_setting);
-	AdapterRow *row;
-	size_t		length;
+	AdapterRow *row = palloc(sizeof(AdapterRow));
+	size_t		length = strlen(name);
 	char	   *utf8;
 
-	if (name == NULL)
-		return;
-	row = palloc(sizeof(AdapterRow));
-	adapter_find(name, of_setting ? "It is the value of the setting mmgpt.adapter." : NULL, row);
-	length = strlen(name);
-	utf8 = convert_to_utf8(name, &length);
+	adapter_find(name, source, row);
+	utf8 = convert_to_utf8(pstrdup(name), &length);
 	reserve(request, length);
 	wire_write_bytes(&request->writer, WIRE_FIELD_ADAPTER, row->digest, strlen(row->digest));
 	wire_write_bytes(&request->writer, WIRE_FIELD_ADAPTER_MODEL, row->base_model,
 					 strlen(row->base_model));
 	wire_write_bytes(&request->writer, WIRE_FIELD_ADAPTER_NAME, utf8, length);
 	request->adapter = row;
+}
+
+/* Add the adapter that the session or the call chose. */
+static void
+add_adapter(EngineRequest *request, Jsonb *options)
+{
+	bool		of_setting;
+	char	   *name = adapter_name(options, &of_setting);
+
+	if (name != NULL)
+		request_set_adapter(request, name,
+							of_setting ? "It is the value of the setting mmgpt.adapter." : NULL);
 }
 
 void
@@ -181,7 +186,7 @@ request_add_options(EngineRequest *request, Jsonb *options)
 }
 
 char *
-adapter_config_text(Jsonb *config, size_t *length)
+request_json_text(Jsonb *config, size_t *length)
 {
 	char	   *text = JsonbToCString(NULL, &config->root, VARSIZE(config));
 
@@ -190,16 +195,30 @@ adapter_config_text(Jsonb *config, size_t *length)
 }
 
 void
+request_add_bytes(EngineRequest *request, WireField field, const void *bytes, size_t length)
+{
+	reserve(request, length);
+	wire_write_bytes(&request->writer, field, bytes, length);
+}
+
+void
+request_set_tail(EngineRequest *request, WireField field, const void *bytes, size_t length)
+{
+	reserve(request, 0);
+	request->image = bytes;
+	request->image_length = length;
+	wire_write_tail(&request->writer, field, length);
+}
+
+void
 request_set_files(EngineRequest *request, bytea *tensors, Jsonb *config)
 {
 	size_t		length;
-	char	   *text = adapter_config_text(config, &length);
+	char	   *text = request_json_text(config, &length);
 
-	reserve(request, length);
-	wire_write_bytes(&request->writer, WIRE_FIELD_ADAPTER_CONFIG, text, length);
-	request->image = (const uint8_t *) VARDATA_ANY(tensors);
-	request->image_length = VARSIZE_ANY_EXHDR(tensors);
-	wire_write_tail(&request->writer, WIRE_FIELD_ADAPTER_TENSORS, request->image_length);
+	request_add_bytes(request, WIRE_FIELD_ADAPTER_CONFIG, text, length);
+	request_set_tail(request, WIRE_FIELD_ADAPTER_TENSORS, VARDATA_ANY(tensors),
+					 VARSIZE_ANY_EXHDR(tensors));
 }
 
 void
@@ -209,8 +228,5 @@ request_set_image(EngineRequest *request, Datum image)
 
 	count_content(request, toast_raw_datum_size(image) - VARHDRSZ);
 	bytes = DatumGetByteaPP(image);
-	request->image = (const uint8_t *) VARDATA_ANY(bytes);
-	request->image_length = VARSIZE_ANY_EXHDR(bytes);
-	reserve(request, 0);
-	wire_write_tail(&request->writer, WIRE_FIELD_IMAGE, request->image_length);
+	request_set_tail(request, WIRE_FIELD_IMAGE, VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes));
 }

@@ -34,8 +34,17 @@ extern void request_add_options(EngineRequest *request, Jsonb *options);
 /* Add the files of an adapter that is to be checked; the tensors stay where they lie. */
 extern void request_set_files(EngineRequest *request, bytea *tensors, Jsonb *config);
 
-/* The text of an adapter's config as the engine gets it: in UTF-8, the same for the same jsonb. */
-extern char *adapter_config_text(Jsonb *config, size_t *length);
+/* A JSON value as the engine gets it: in UTF-8, the same text for the same jsonb. */
+extern char *request_json_text(Jsonb *config, size_t *length);
+
+/* Add bytes, copied; and bytes as the last field, which stay where they lie. */
+extern void request_add_bytes(EngineRequest *request, WireField field, const void *bytes,
+							  size_t length);
+extern void request_set_tail(EngineRequest *request, WireField field, const void *bytes,
+							 size_t length);
+
+/* Choose an adapter by its name; source, which may be NULL, tells errors where the name is from. */
+extern void request_set_adapter(EngineRequest *request, const char *name, const char *source);
 
 /* Add an image: a Datum of type bytea, whose size is checked before its bytes are read. */
 extern void request_set_image(EngineRequest *request, Datum image);

@@ -29,42 +29,17 @@
 #include <errno.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
-#include <sys/un.h>
-#include <unistd.h>
-
-#include "miscadmin.h"
-#include "storage/fd.h"
-#include "tcop/tcopprot.h"
 
 #include "adapter_send.h"
 #include "adapter_table.h"
 #include "arguments.h"
-#include "clock.h"
 #include "engine_client.h"
+#include "engine_connection.h"
 #include "pg_compat.h"
 #include "status_to_sqlstate.h"
-#include "supervisor_control.h"
 #include "wire_frame.h"
-#include "worker.h"
 
-#define INPUT_START_SIZE (16 * 1024)
-#define READ_LEAST 4096			/* room that each read is given */
-#define CLIENT_CHECK_MS 1000	/* where client_connection_check_interval is 0 */
-#define BACKLOG_FULL_MS 10
-#define SOCKET_EVENT 2			/* position in the event set */
-#define NS_PER_MS UINT64CONST(1000000)
 #define FLAGS_OFFSET 8			/* of the value of FLAGS: after the head of the first field */
-
-typedef struct Connection
-{
-	int			socket;			/* -1 while there is none */
-	WaitEventSet *events;
-	bool		greeted;		/* HELLO was read */
-	uint8_t    *input;			/* bytes read, of TopMemoryContext */
-	size_t		input_size;
-	size_t		input_start;	/* of the first byte that was not taken yet */
-	size_t		input_end;
-} Connection;
 
 /* What became of one sending of a request. */
 typedef enum Outcome
@@ -93,236 +68,13 @@ typedef struct Call
 	EngineAnswer *answer;
 } Call;
 
-static Connection connection = {.socket = -1};
+static EngineConnection connection = {.socket = -1};
 static uint64_t last_id = 0;
 
 void
 engine_disconnect(void)
 {
-	if (connection.events != NULL)
-		FreeWaitEventSet(connection.events);
-	connection.events = NULL;
-	if (connection.socket >= 0)
-	{
-		close(connection.socket);
-		ReleaseExternalFD();
-	}
-	connection.socket = -1;
-	connection.greeted = false;
-	connection.input_start = connection.input_end = 0;
-	if (connection.input != NULL)
-		pfree(connection.input);
-	connection.input = NULL;
-	connection.input_size = 0;
-}
-
-/* Open a socket without blocking and begin to count it. */
-static void
-open_socket(void)
-{
-	ReserveExternalFD();
-	connection.socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (connection.socket < 0)
-	{
-		ReleaseExternalFD();
-		ereport(ERROR, (errcode_for_socket_access(), errmsg("could not create socket: %m")));
-	}
-}
-
-/* Make the event set of a connected socket. */
-static void
-prepare_connection(void)
-{
-	connection.events = compat_create_wait_event_set(3);
-	AddWaitEventToSet(connection.events, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
-	AddWaitEventToSet(connection.events, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
-	AddWaitEventToSet(connection.events, WL_SOCKET_READABLE, connection.socket, NULL, NULL);
-	connection.input = MemoryContextAlloc(TopMemoryContext, INPUT_START_SIZE);
-	connection.input_size = INPUT_START_SIZE;
-}
-
-/* Connect, however long it takes until somebody listens. */
-static void
-connect_engine(void)
-{
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	SupervisorSearch search = {0};
-
-	strlcpy(address.sun_path, SUPERVISOR_SOCKET_PATH, sizeof(address.sun_path));
-	for (;;)
-	{
-		open_socket();
-		if (connect(connection.socket, (struct sockaddr *) &address, sizeof(address)) == 0)
-			break;
-		if (errno == ENOENT || errno == ECONNREFUSED)
-		{
-			engine_disconnect();
-			supervisor_search(&search);
-		}
-		else if (errno == EAGAIN || errno == EINTR)
-		{
-			engine_disconnect();
-			supervisor_pause(BACKLOG_FULL_MS);
-		}
-		else
-			ereport(ERROR,
-					(errcode_for_socket_access(),
-					 errmsg("could not connect to the mmgpt engine: %m")));
-	}
-	supervisor_search_end(&search);
-	prepare_connection();
-}
-
-/* End the session if its client went away, as PostgreSQL itself does where it looks for that. */
-static void
-check_client(void)
-{
-	if (MyProcPort == NULL || client_connection_check_interval > 0 || pq_check_connection())
-		return;
-	ClientConnectionLost = true;
-	InterruptPending = true;
-	CHECK_FOR_INTERRUPTS();
-}
-
-/* Wait until the socket can be read (or written, where asked), handling interrupts. */
-static void
-wait_for_socket(bool writing)
-{
-	static uint64_t client_checked = 0;
-	WaitEvent	event;
-	int			count;
-
-	ModifyWaitEvent(connection.events, SOCKET_EVENT,
-					writing ? WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE : WL_SOCKET_READABLE,
-					NULL);
-	count = WaitEventSetWait(connection.events, CLIENT_CHECK_MS, &event, 1, compat_wait_event());
-	if (count > 0 && (event.events & WL_LATCH_SET) != 0)
-		ResetLatch(MyLatch);
-	CHECK_FOR_INTERRUPTS();
-	if (clock_now_ns() - client_checked >= CLIENT_CHECK_MS * NS_PER_MS)
-	{
-		check_client();
-		client_checked = clock_now_ns();
-	}
-}
-
-/* Make room for at least so many more bytes of input. */
-static void
-reserve_input(size_t bytes)
-{
-	size_t		pending = connection.input_end - connection.input_start;
-
-	if (connection.input_size - connection.input_end >= bytes)
-		return;
-	memmove(connection.input, connection.input + connection.input_start, pending);
-	connection.input_start = 0;
-	connection.input_end = pending;
-	if (connection.input_size - pending < bytes)
-	{
-		size_t		size = Max(pending + bytes, 2 * connection.input_size);
-
-		connection.input = repalloc_huge(connection.input, size);
-		connection.input_size = size;
-	}
-}
-
-/* Read what is there; false when the engine is gone. */
-static bool
-read_input(void)
-{
-	ssize_t		count;
-
-	reserve_input(READ_LEAST);
-	count = recv(connection.socket, connection.input + connection.input_end,
-				 connection.input_size - connection.input_end, MSG_DONTWAIT);
-	if (count > 0)
-	{
-		connection.input_end += (size_t) count;
-		return true;
-	}
-	return count < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR);
-}
-
-/* Raise the error for bytes that are no conversation. */
-static void
-raise_protocol_violation(const char *what)
-{
-	engine_disconnect();
-	ereport(ERROR,
-			(errcode(ERRCODE_PROTOCOL_VIOLATION),
-			 errmsg("the mmgpt engine sent %s", what)));
-}
-
-/* Take the next whole frame of the input; payload is valid until the next read. */
-static bool
-take_frame(WireHeader *header, const uint8_t **payload)
-{
-	size_t		pending = connection.input_end - connection.input_start;
-	const uint8_t *bytes = connection.input + connection.input_start;
-
-	if (pending < WIRE_HEADER_SIZE)
-		return false;
-	if (!wire_header_read(bytes, header))
-		raise_protocol_violation("a frame of unknown form");
-	if (pending - WIRE_HEADER_SIZE < header->length)
-	{
-		reserve_input(WIRE_HEADER_SIZE + header->length - pending);
-		return false;
-	}
-	*payload = bytes + WIRE_HEADER_SIZE;
-	connection.input_start += WIRE_HEADER_SIZE + header->length;
-	return true;
-}
-
-/* Read the fields of a payload, or raise an error. */
-static void
-read_fields(const uint8_t *payload, size_t length, WireFields *fields)
-{
-	Status		status;
-
-	status_clear(&status);
-	if (!wire_fields_read(payload, length, fields, &status))
-	{
-		engine_disconnect();
-		status_raise(&status);
-	}
-}
-
-/*
- * What to do about an engine of another version, after an upgrade of the files under a running
- * server. The older of the two is what has to go.
- */
-static const char *
-upgrade_hint(uint32_t engine_version)
-{
-	if (engine_version < WIRE_VERSION)
-		return "Restart the engine with mmgpt_restart().";
-	if (worker_is_preloaded())
-		return "Restart the server, which loaded the library at its start.";
-	return "Reconnect, so that the session loads the new library.";
-}
-
-/* Check that library and engine speak the same language. */
-static void
-take_hello(const uint8_t *payload, size_t length)
-{
-	WireFields	fields;
-	uint32_t	version;
-
-	read_fields(payload, length, &fields);
-	version = wire_get_u32(&fields, WIRE_FIELD_WIRE_VERSION, 0);
-	if (version != WIRE_VERSION)
-	{
-		engine_disconnect();
-		ereport(
-			ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("the mmgpt engine and this session's mmgpt library are of different versions"),
-			 errdetail("The engine speaks version %u of their protocol, the library version %u.",
-					   version, (uint32_t) WIRE_VERSION),
-			 errhint("%s", upgrade_hint(version))));
-	}
-	connection.greeted = true;
+	engine_connection_close(&connection);
 }
 
 /* Keep the answer: copy the payload out of the input. */
@@ -332,7 +84,7 @@ take_answer(Call *call, const uint8_t *payload, size_t length)
 	uint8_t    *copy = palloc(Max(length, 1));
 
 	memcpy(copy, payload, length);
-	read_fields(copy, length, &call->answer->fields);
+	engine_connection_fields(&connection, copy, length, &call->answer->fields);
 	call->outcome = OUTCOME_ANSWERED;
 }
 
@@ -342,7 +94,7 @@ take_error(Call *call, const WireHeader *header, const uint8_t *payload)
 {
 	WireFields	fields;
 
-	read_fields(payload, header->length, &fields);
+	engine_connection_fields(&connection, payload, header->length, &fields);
 	wire_get_status(&fields, &call->status);
 	call->outcome = OUTCOME_FAILED;
 	if (header->id == 0)
@@ -358,8 +110,8 @@ take_need(Call *call)
 	char	   *config;
 
 	if (row == NULL || call->needed || call->sent < call->length)
-		raise_protocol_violation("an unexpected request for an adapter");
-	config = adapter_config_text(row->config, &length);
+		engine_connection_raise(&connection, "an unexpected request for an adapter");
+	config = request_json_text(row->config, &length);
 	adapter_send_begin(&call->adapter, call->id, row->id, row->bytes, config, length);
 	call->needed = true;
 }
@@ -371,10 +123,10 @@ take_frames(Call *call)
 	WireHeader	header;
 	const uint8_t *payload;
 
-	while (call->outcome == OUTCOME_NONE && take_frame(&header, &payload))
+	while (call->outcome == OUTCOME_NONE && engine_connection_take(&connection, &header, &payload))
 	{
 		if (header.type == WIRE_HELLO)
-			take_hello(payload, header.length);
+			engine_connection_greet(&connection, payload, header.length);
 		else if (header.type == WIRE_ERROR && (header.id == call->id || header.id == 0))
 			take_error(call, &header, payload);
 		else if (header.id != call->id)
@@ -456,7 +208,7 @@ static void
 converse(Call *call)
 {
 	if (connection.socket < 0)
-		connect_engine();
+		engine_connection_open(&connection);
 	for (;;)
 	{
 		bool		unsent;
@@ -467,8 +219,8 @@ converse(Call *call)
 		if (connection.greeted && !call->deaf)
 			send_some(call);
 		unsent = connection.greeted && !call->deaf && is_unsent(call);
-		wait_for_socket(unsent);
-		if (!read_input())
+		(void) engine_connection_wait(&connection, unsent, ENGINE_CHECK_MS);
+		if (!engine_connection_read(&connection))
 		{
 			engine_disconnect();
 			call->outcome = call->started ? OUTCOME_LOST_RUNNING : OUTCOME_LOST_WAITING;

@@ -20,6 +20,7 @@
 #include "settings.h"
 
 #define MAX_THREADS 1024
+#define DEFAULT_TRAINING_SHARE 50
 #define DEFAULT_MAX_IMAGE_PIXELS (100 * 1000 * 1000)
 #define DEFAULT_MAX_REQUEST_BYTES (64 * 1024 * 1024)
 #define LEAST_MAX_REQUEST_BYTES 1024
@@ -37,6 +38,7 @@ int			setting_threads = 0;
 int			setting_weight_format = 0;
 int			setting_instruction_set = 0;
 int			setting_memory_limit = 0;
+int			setting_training_share = DEFAULT_TRAINING_SHARE;
 int			setting_max_image_pixels = DEFAULT_MAX_IMAGE_PIXELS;
 int			setting_max_request_bytes = DEFAULT_MAX_REQUEST_BYTES;
 int			setting_max_tokens = DEFAULT_MAX_TOKENS;
@@ -190,6 +192,12 @@ define_engine_settings(void)
 							"Memory that the engine may take.",
 							"0: no limit; the model decides what it takes.",
 							&setting_memory_limit, 0, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_MB,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("mmgpt.training_share",
+							"Share of the engine's time that fine-tuning has while questions wait.",
+							"In percent. While none wait, fine-tuning has all of it. A change "
+							"restarts the engine, and jobs go on from their last checkpoint.",
+							&setting_training_share, DEFAULT_TRAINING_SHARE, 1, 99, PGC_SIGHUP, 0,
 							NULL, NULL, NULL);
 }
 

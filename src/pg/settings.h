@@ -15,6 +15,7 @@ extern char *setting_device;			/* auto, cpu, cuda or a list cuda:0,cuda:1 */
 extern int	setting_threads;			/* 0: all cores */
 extern int	setting_weight_format;		/* SettingWeightFormat */
 extern int	setting_instruction_set;	/* SettingInstructionSet */
+extern int	setting_training_share;		/* percent */
 extern int	setting_memory_limit;		/* megabytes; 0: what the machine has, less a reserve */
 
 /* Limits: superuser. */

@@ -17,7 +17,7 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 
-#include "adapter_table.h"
+#include "adapter_store.h"
 #include "arguments.h"
 #include "pg_compat.h"
 #include "results.h"
@@ -63,34 +63,6 @@ new_name_argument(FunctionCallInfo fcinfo, int position)
 	return name;
 }
 
-static void
-raise_duplicate(const char *name, const char *hint)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_DUPLICATE_OBJECT),
-			 errmsg("adapter \"%s\" already exists", name),
-			 hint != NULL ? errhint("%s", hint) : 0));
-}
-
-/* Raise an error unless the caller has the rights of a locked adapter's owner. */
-static void
-check_owner(const char *name, const AdapterEntry *entry)
-{
-	if (!has_privs_of_role(adapter_caller(), entry->owner))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("must be owner of adapter \"%s\"", name)));
-}
-
-/* Lock an adapter that the caller owns, or raise an error. */
-static void
-lock_own(const char *name, AdapterEntry *entry)
-{
-	if (!adapter_lock(name, entry))
-		adapter_raise_missing(name, NULL);
-	check_owner(name, entry);
-}
-
 /* ---- import ---- */
 
 /* Let the engine check the files; its description of them. */
@@ -106,25 +78,6 @@ check_files(bytea *tensors, Jsonb *config)
 	return result_jsonb(&answer);
 }
 
-/* Store a file in pieces. */
-static void
-insert_pieces(int64 id, const char *bytes, size_t length)
-{
-	bytea	   *piece = palloc(ADAPTER_PIECE_SIZE + VARHDRSZ);
-	int			number = 0;
-
-	for (size_t at = 0; at < length; at += ADAPTER_PIECE_SIZE)
-	{
-		size_t		size = Min(length - at, ADAPTER_PIECE_SIZE);
-
-		CHECK_FOR_INTERRUPTS();
-		SET_VARSIZE(piece, size + VARHDRSZ);
-		memcpy(VARDATA(piece), bytes + at, size);
-		adapter_insert_piece(id, number++, piece);
-	}
-	pfree(piece);
-}
-
 /* mmgpt_adapter_import(name, tensors, config, replace) -> text, the digest */
 Datum
 mmgpt_adapter_import(PG_FUNCTION_ARGS)
@@ -132,31 +85,20 @@ mmgpt_adapter_import(PG_FUNCTION_ARGS)
 	char	   *name = new_name_argument(fcinfo, 0);
 	bool		replace = !PG_ARGISNULL(3) && PG_GETARG_BOOL(3);
 	bytea	   *tensors;
-	size_t		length;
-	Jsonb	   *config;
-	Datum		description;
+	AdapterFiles files;
 	Datum		digest;
-	AdapterEntry entry;
 
 	check_present(fcinfo, 1, "adapter_model.safetensors");
 	check_present(fcinfo, 2, "adapter_config.json");
 	PreventCommandIfReadOnly("mmgpt_adapter_import()");
 	tensors = PG_GETARG_BYTEA_PP(1);
-	config = PG_GETARG_JSONB_P(2);
-	length = VARSIZE_ANY_EXHDR(tensors);
-	description = check_files(tensors, config);
-	digest = DirectFunctionCall2(jsonb_object_field_text, description,
+	files.config = PG_GETARG_JSONB_P(2);
+	files.tensors = VARDATA_ANY(tensors);
+	files.length = VARSIZE_ANY_EXHDR(tensors);
+	files.description = check_files(tensors, files.config);
+	digest = DirectFunctionCall2(jsonb_object_field_text, files.description,
 								 CStringGetTextDatum("digest"));
-	adapter_write_begin();
-	if (!adapter_insert(name, description, (int64) length, config, &entry.id))
-	{
-		if (!replace)
-			raise_duplicate(name, "Drop it, or import with replace => true.");
-		lock_own(name, &entry);
-		adapter_update(entry.id, description, (int64) length, config);
-	}
-	insert_pieces(entry.id, VARDATA_ANY(tensors), length);
-	adapter_write_end();
+	adapter_store(name, &files, replace, "Drop it, or import with replace => true.");
 	PG_RETURN_DATUM(digest);
 }
 
@@ -228,7 +170,7 @@ mmgpt_adapter_drop(PG_FUNCTION_ARGS)
 	found = adapter_lock(name, &entry);
 	if (found)
 	{
-		check_owner(name, &entry);
+		adapter_check_owner(name, &entry);
 		adapter_delete(entry.id);
 	}
 	adapter_write_end();
@@ -250,9 +192,9 @@ mmgpt_adapter_rename(PG_FUNCTION_ARGS)
 
 	PreventCommandIfReadOnly("mmgpt_adapter_rename()");
 	adapter_write_begin();
-	lock_own(name, &entry);
+	adapter_lock_own(name, &entry);
 	if (adapter_lock(new_name, &other))
-		raise_duplicate(new_name, NULL);
+		adapter_raise_duplicate(new_name, NULL);
 	adapter_set_name(entry.id, new_name);
 	adapter_write_end();
 	PG_RETURN_VOID();
@@ -281,7 +223,7 @@ share(FunctionCallInfo fcinfo, bool with)
 
 	PreventCommandIfReadOnly(with ? "mmgpt_adapter_grant()" : "mmgpt_adapter_revoke()");
 	adapter_write_begin();
-	lock_own(name, &entry);
+	adapter_lock_own(name, &entry);
 	adapter_share(entry.id, role, with);
 	adapter_write_end();
 }
@@ -312,7 +254,7 @@ mmgpt_adapter_set_owner(PG_FUNCTION_ARGS)
 
 	PreventCommandIfReadOnly("mmgpt_adapter_set_owner()");
 	adapter_write_begin();
-	lock_own(name, &entry);
+	adapter_lock_own(name, &entry);
 	compat_check_can_become(adapter_caller(), role);
 	adapter_set_owner(entry.id, role);
 	adapter_write_end();

@@ -64,7 +64,7 @@
 #define EARLY_ENDS_REFUSED 3
 #define PROBE_MS 1000			/* how often the probe's progress is read */
 #define STATUS_PAYLOAD_SIZE 2048	/* what wire_write_status needs */
-#define MAX_ARGUMENTS 16
+#define MAX_ARGUMENTS 20
 #define NS_PER_MS UINT64CONST(1000000)
 
 typedef struct Supervisor
@@ -240,6 +240,8 @@ build_arguments(void)
 					   "auto");
 	count = add_option(arguments, count, "--memory-limit-mb",
 					   psprintf("%d", setting_memory_limit), "0");
+	count = add_option(arguments, count, "--training-share",
+					   psprintf("%d", setting_training_share), "50");
 	Assert(count < MAX_ARGUMENTS);
 	return arguments;
 }
