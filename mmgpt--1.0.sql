@@ -247,6 +247,270 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION mmgpt_adapter_set_owner(text, name) IS
 'Gives an adapter of yours to a role that you are a member of; a superuser may give any to anybody. Errors: 42704 no such adapter or role, 42501 not yours, or not a member.';
 
+-- fine-tuning
+--
+-- A job is a row of mmgpt_job. A background worker reads the table once, keeps what the engine
+-- makes of its rows in mmgpt_job_row and mmgpt_job_picture, trains with these, and writes steps
+-- and checkpoints, all under the owner's rights. Nobody else reads or writes these tables, which
+-- have no grants: people look at jobs through the views, and change them by the functions below.
+-- None is dumped: a job is the work of one cluster. What it leaves, the adapter, is.
+
+CREATE TABLE mmgpt_job (
+	id bigserial PRIMARY KEY,
+	table_id oid NOT NULL,
+	table_name text NOT NULL,
+	adapter text NOT NULL,
+	owner regrole NOT NULL,
+	login regrole NOT NULL,
+	options jsonb,
+	state text NOT NULL DEFAULT 'queued'
+		CHECK (state IN ('queued', 'preparing', 'running', 'done', 'failed', 'cancelled')),
+	cancel boolean NOT NULL DEFAULT false,
+	created timestamptz NOT NULL DEFAULT clock_timestamp(),
+	queued timestamptz NOT NULL DEFAULT clock_timestamp(),
+	started timestamptz,
+	finished timestamptz,
+	restarts integer NOT NULL DEFAULT 0,
+	prepared boolean NOT NULL DEFAULT false,
+	rows bigint,
+	unusable bigint,
+	initial_digest text,
+	model text,
+	step integer NOT NULL DEFAULT 0,
+	steps integer,
+	optimizer_steps integer,
+	pictures integer,
+	pictures_encoded integer,
+	tokens bigint,
+	seconds double precision,
+	run_started timestamptz,
+	run_step integer,
+	digest text,
+	error_code text,
+	error text,
+	error_detail text,
+	error_hint text
+);
+
+-- two jobs can't make the same adapter
+CREATE UNIQUE INDEX mmgpt_job_active ON mmgpt_job (adapter)
+	WHERE state IN ('queued', 'preparing', 'running');
+
+COMMENT ON TABLE mmgpt_job IS 'Fine-tuning jobs; read them in the view mmgpt_jobs.';
+COMMENT ON COLUMN mmgpt_job.id IS 'What mmgpt_finetune() returned.';
+COMMENT ON COLUMN mmgpt_job.table_id IS 'The table to train on, which may be gone since.';
+COMMENT ON COLUMN mmgpt_job.table_name IS 'Its name when the job was made.';
+COMMENT ON COLUMN mmgpt_job.adapter IS 'Name of the adapter that the job makes.';
+COMMENT ON COLUMN mmgpt_job.owner IS 'Whose rights the job has, and who owns the adapter.';
+COMMENT ON COLUMN mmgpt_job.login IS 'The role that the worker connects as: who had logged in.';
+COMMENT ON COLUMN mmgpt_job.options IS 'As they were given.';
+COMMENT ON COLUMN mmgpt_job.state IS 'queued, preparing, running, done, failed or cancelled.';
+COMMENT ON COLUMN mmgpt_job.cancel IS 'The job is asked to end.';
+COMMENT ON COLUMN mmgpt_job.created IS 'When mmgpt_finetune() was called.';
+COMMENT ON COLUMN mmgpt_job.queued IS 'When its worker was last asked for.';
+COMMENT ON COLUMN mmgpt_job.started IS 'When its rows began to be read.';
+COMMENT ON COLUMN mmgpt_job.finished IS 'When it was done, failed or cancelled.';
+COMMENT ON COLUMN mmgpt_job.restarts IS 'How often it got another worker.';
+COMMENT ON COLUMN mmgpt_job.prepared IS 'Its rows are complete; the table is not needed any more.';
+COMMENT ON COLUMN mmgpt_job.rows IS 'Rows to train on, those held out included.';
+COMMENT ON COLUMN mmgpt_job.unusable IS 'Rows that were left out; see mmgpt_job_unusable_rows.';
+COMMENT ON COLUMN mmgpt_job.initial_digest IS 'Digest of the adapter that it goes on from.';
+COMMENT ON COLUMN mmgpt_job.model IS 'Digest of the model that it trains an adapter for.';
+COMMENT ON COLUMN mmgpt_job.step IS 'Micro steps done.';
+COMMENT ON COLUMN mmgpt_job.steps IS 'Micro steps in all.';
+COMMENT ON COLUMN mmgpt_job.optimizer_steps IS 'Optimizer steps done.';
+COMMENT ON COLUMN mmgpt_job.pictures IS 'Different pictures.';
+COMMENT ON COLUMN mmgpt_job.pictures_encoded IS 'Those that the vision encoder has seen.';
+COMMENT ON COLUMN mmgpt_job.tokens IS 'Tokens trained on since the training was last opened.';
+COMMENT ON COLUMN mmgpt_job.seconds IS 'Seconds of computing for them.';
+COMMENT ON COLUMN mmgpt_job.run_started IS 'When the training last began to compute steps.';
+COMMENT ON COLUMN mmgpt_job.run_step IS 'Micro steps done then.';
+COMMENT ON COLUMN mmgpt_job.digest IS 'Digest of the adapter that it made.';
+COMMENT ON COLUMN mmgpt_job.error_code IS 'SQLSTATE of the error that ended it.';
+COMMENT ON COLUMN mmgpt_job.error IS 'Its message.';
+COMMENT ON COLUMN mmgpt_job.error_detail IS 'Its detail.';
+COMMENT ON COLUMN mmgpt_job.error_hint IS 'Its hint.';
+COMMENT ON SEQUENCE mmgpt_job_id_seq IS 'Numbers of jobs.';
+
+CREATE TABLE mmgpt_job_picture (
+	job bigint NOT NULL REFERENCES mmgpt_job ON DELETE CASCADE,
+	digest bytea NOT NULL,
+	pixels bytea NOT NULL,
+	PRIMARY KEY (job, digest)
+);
+ALTER TABLE mmgpt_job_picture ALTER pixels SET STORAGE EXTERNAL;
+
+COMMENT ON TABLE mmgpt_job_picture IS 'The different pictures of a job''s rows, as the model takes them; gone when the job is done.';
+COMMENT ON COLUMN mmgpt_job_picture.job IS 'mmgpt_job.id.';
+COMMENT ON COLUMN mmgpt_job_picture.digest IS 'SHA-256 of the pixels.';
+COMMENT ON COLUMN mmgpt_job_picture.pixels IS 'S x S x 3 bytes: rows, columns, red green blue.';
+
+CREATE TABLE mmgpt_job_row (
+	job bigint NOT NULL REFERENCES mmgpt_job ON DELETE CASCADE,
+	number bigint NOT NULL,
+	tokens bytea NOT NULL,
+	targets bytea NOT NULL,
+	picture bytea,
+	PRIMARY KEY (job, number)
+);
+
+COMMENT ON TABLE mmgpt_job_row IS 'What a job trains on, made of its table''s rows; gone when the job is done.';
+COMMENT ON COLUMN mmgpt_job_row.job IS 'mmgpt_job.id.';
+COMMENT ON COLUMN mmgpt_job_row.number IS 'Place among the rows that were read, from 1.';
+COMMENT ON COLUMN mmgpt_job_row.tokens IS 'Token ids, integers of 32 bits in the machine''s order.';
+COMMENT ON COLUMN mmgpt_job_row.targets IS 'The token where it is trained, negative where not, in the same form.';
+COMMENT ON COLUMN mmgpt_job_row.picture IS 'mmgpt_job_picture.digest; NULL: language only.';
+
+CREATE TABLE mmgpt_job_unusable (
+	job bigint NOT NULL REFERENCES mmgpt_job ON DELETE CASCADE,
+	number bigint NOT NULL,
+	key text,
+	reason text NOT NULL,
+	PRIMARY KEY (job, number)
+);
+
+COMMENT ON TABLE mmgpt_job_unusable IS 'Rows that jobs could not use; read them in the view mmgpt_job_unusable_rows.';
+COMMENT ON COLUMN mmgpt_job_unusable.job IS 'mmgpt_job.id.';
+COMMENT ON COLUMN mmgpt_job_unusable.number IS 'Place among the rows that were read, from 1.';
+COMMENT ON COLUMN mmgpt_job_unusable.key IS 'Primary key, or what the option key named, or ctid.';
+COMMENT ON COLUMN mmgpt_job_unusable.reason IS 'Why.';
+
+CREATE TABLE mmgpt_job_checkpoint (
+	job bigint NOT NULL REFERENCES mmgpt_job ON DELETE CASCADE,
+	step integer NOT NULL,
+	number integer NOT NULL,
+	bytes bytea NOT NULL,
+	PRIMARY KEY (job, step, number)
+);
+ALTER TABLE mmgpt_job_checkpoint ALTER bytes SET STORAGE EXTERNAL;
+
+COMMENT ON TABLE mmgpt_job_checkpoint IS 'The last two states of each training, in pieces of 1 MB; gone when the job is done.';
+COMMENT ON COLUMN mmgpt_job_checkpoint.job IS 'mmgpt_job.id.';
+COMMENT ON COLUMN mmgpt_job_checkpoint.step IS 'Micro steps done.';
+COMMENT ON COLUMN mmgpt_job_checkpoint.number IS 'Place in the checkpoint, from 0.';
+COMMENT ON COLUMN mmgpt_job_checkpoint.bytes IS 'The piece; all but the last have 1 MB.';
+
+CREATE TABLE mmgpt_job_step (
+	job bigint NOT NULL REFERENCES mmgpt_job ON DELETE CASCADE,
+	step integer NOT NULL,
+	loss_vision double precision,
+	loss_language double precision,
+	grad_norm double precision NOT NULL,
+	learning_rate double precision NOT NULL,
+	validation_loss_vision double precision,
+	validation_loss_language double precision,
+	PRIMARY KEY (job, step)
+);
+
+COMMENT ON TABLE mmgpt_job_step IS 'Losses of jobs; read them in the view mmgpt_job_steps.';
+COMMENT ON COLUMN mmgpt_job_step.job IS 'mmgpt_job.id.';
+COMMENT ON COLUMN mmgpt_job_step.step IS 'Micro step, from 1.';
+COMMENT ON COLUMN mmgpt_job_step.loss_vision IS 'Mean loss of the rows with pictures; NULL: there were none.';
+COMMENT ON COLUMN mmgpt_job_step.loss_language IS 'Mean loss of the language-only rows; NULL: there were none.';
+COMMENT ON COLUMN mmgpt_job_step.grad_norm IS 'Norm of the gradients, before clipping.';
+COMMENT ON COLUMN mmgpt_job_step.learning_rate IS 'Learning rate.';
+COMMENT ON COLUMN mmgpt_job_step.validation_loss_vision IS 'Of held-out rows with pictures, where it was measured after this step.';
+COMMENT ON COLUMN mmgpt_job_step.validation_loss_language IS 'Of held-out language-only rows, where it was measured after this step.';
+
+-- A worker holds an advisory lock, of a class of its own that no SQL function can take, as long as
+-- it lives: a job whose lock is free has none.
+CREATE VIEW mmgpt_jobs WITH (security_barrier) AS
+SELECT j.id, j.table_name AS "table", j.adapter, j.owner,
+	CASE WHEN l.pid IS NULL AND (j.state IN ('preparing', 'running') OR
+								 j.state = 'queued' AND j.queued < clock_timestamp() - interval '10 s')
+		THEN 'interrupted' ELSE j.state END AS state,
+	j.step, j.steps,
+	s.loss_vision, s.loss_language, v.validation_loss_vision, v.validation_loss_language,
+	s.learning_rate,
+	j.tokens / nullif(j.seconds, 0) AS tokens_per_second,
+	CASE WHEN j.state = 'running' AND j.step > j.run_step
+		THEN (j.steps - j.step) * (clock_timestamp() - j.run_started) / (j.step - j.run_step)
+		END AS time_left,
+	j.rows, j.unusable, j.pictures, j.pictures_encoded, j.error,
+	j.created, j.started, j.finished, j.restarts, j.digest, j.options, l.pid
+FROM mmgpt_job j
+	LEFT JOIN pg_locks l ON l.locktype = 'advisory' AND l.objsubid = 28013 AND l.granted
+		AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+		AND l.classid::bigint = j.id >> 32 AND l.objid::bigint = j.id & 4294967295
+	LEFT JOIN mmgpt_job_step s ON s.job = j.id AND s.step = j.step
+	LEFT JOIN LATERAL (
+		SELECT p.validation_loss_vision, p.validation_loss_language
+		FROM mmgpt_job_step p
+		WHERE p.job = j.id AND p.step <= j.step
+			AND (p.validation_loss_vision IS NOT NULL OR p.validation_loss_language IS NOT NULL)
+		ORDER BY p.step DESC LIMIT 1) v ON true
+WHERE pg_has_role(j.owner, 'USAGE');
+
+COMMENT ON VIEW mmgpt_jobs IS
+'Your fine-tuning jobs. state: queued (waits for its worker, or for its turn in the engine), preparing (reads the rows), running, done, failed (error says why), cancelled, interrupted (its worker is gone; it goes on after the server''s next start or mmgpt_resume). step and steps are micro steps; losses are those of the last one; rows are used rows.';
+
+CREATE VIEW mmgpt_job_steps WITH (security_barrier) AS
+SELECT s.job, s.step, s.loss_vision, s.loss_language, s.grad_norm, s.learning_rate,
+	s.validation_loss_vision, s.validation_loss_language
+FROM mmgpt_job_step s JOIN mmgpt_job j ON j.id = s.job
+WHERE pg_has_role(j.owner, 'USAGE');
+
+COMMENT ON VIEW mmgpt_job_steps IS
+'The loss curve of your fine-tuning jobs: one row for each micro step. Losses of validations are there for the steps after which they were measured.';
+
+CREATE VIEW mmgpt_job_unusable_rows WITH (security_barrier) AS
+SELECT u.job, u.number, u.key, u.reason
+FROM mmgpt_job_unusable u JOIN mmgpt_job j ON j.id = u.job
+WHERE pg_has_role(j.owner, 'USAGE');
+
+COMMENT ON VIEW mmgpt_job_unusable_rows IS
+'Rows that your fine-tuning jobs could not use: the place among the rows read, the primary key (or what the option key names, or ctid), and why.';
+
+GRANT SELECT ON mmgpt_jobs, mmgpt_job_steps, mmgpt_job_unusable_rows TO PUBLIC;
+
+CREATE FUNCTION mmgpt_finetune("table" regclass, adapter text DEFAULT NULL, options jsonb DEFAULT NULL)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'mmgpt_finetune'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION mmgpt_finetune(regclass, text, jsonb) IS
+'Begins to train a LoRA adapter on the rows of a table or view (columns image, instruction, input, response; or conversation) and returns the number of the job at once. The job begins when the transaction commits, runs with your rights in the background, and stores the adapter, by default under the name of the table, when it is done. Errors: 42501 you may not read the table, 42703 no columns to train on, 42710 the adapter exists, 55006 another job makes it, 22023 wrong option, 53400 no background worker is free.';
+
+CREATE FUNCTION mmgpt_wait(job bigint)
+RETURNS text
+AS 'MODULE_PATHNAME', 'mmgpt_wait'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION mmgpt_wait(bigint) IS
+'Waits for the end of a fine-tuning job of yours, with a progress bar in notices, and returns its state: done, cancelled or interrupted. A job that failed raises its own error. Errors: 42704 no such job, 55000 the job was begun in this transaction.';
+
+CREATE FUNCTION mmgpt_cancel(job bigint)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'mmgpt_cancel'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION mmgpt_cancel(bigint) IS
+'Asks a fine-tuning job of yours to end, when the transaction commits; false where it is over already. Its rows and checkpoints stay, so that mmgpt_resume can go on. Errors: 42704 no such job.';
+
+CREATE FUNCTION mmgpt_resume(job bigint)
+RETURNS void
+AS 'MODULE_PATHNAME', 'mmgpt_resume'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION mmgpt_resume(bigint) IS
+'Lets a fine-tuning job of yours that was cancelled or interrupted or failed go on from its last checkpoint, when the transaction commits. The result is that of a job that was never stopped. Errors: 42704 no such job, 55006 it is running, or another job makes its adapter, 55000 it is done.';
+
+CREATE FUNCTION mmgpt_job_delete(job bigint)
+RETURNS void
+AS 'MODULE_PATHNAME', 'mmgpt_job_delete'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION mmgpt_job_delete(bigint) IS
+'Deletes a fine-tuning job of yours that is over, with its steps, rows and checkpoints; the adapter stays. Errors: 42704 no such job, 55006 it is not over.';
+
+CREATE FUNCTION mmgpt_evaluate("table" regclass, adapter text DEFAULT NULL, options jsonb DEFAULT NULL,
+	OUT rows bigint, OUT unusable bigint, OUT loss double precision, OUT exact_match double precision)
+AS 'MODULE_PATHNAME', 'mmgpt_evaluate'
+LANGUAGE C STABLE PARALLEL RESTRICTED;
+
+COMMENT ON FUNCTION mmgpt_evaluate(regclass, text, jsonb) IS
+'How well the model knows the responses of a table such as mmgpt_finetune takes: rows used and not usable, the mean loss of a response''s token (natural logarithm), and the share of rows whose response is exactly what the model would answer. adapter: NULL is that of the setting mmgpt.adapter, an empty text none. Errors as of mmgpt_finetune.';
+
 -- the engine
 
 CREATE FUNCTION mmgpt_status()

@@ -351,8 +351,10 @@ drain(Ring *ring)
 	while (ring->count > 0 && place_at(ring, 0)->state == PLACE_ANSWERED)
 	{
 		StreamRow  *row = &place_at(ring, 0)->row;
+		MemoryContext previous = MemoryContextSwitchTo(row->context);
 
 		ring->stream->take(ring->stream->argument, row);
+		MemoryContextSwitchTo(previous);
 		ring->bytes -= row->request.content;
 		MemoryContextDelete(row->context);
 		ring->first = (ring->first + 1) % WINDOW;

@@ -33,6 +33,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "access/xlog.h"
 #include "libpq/pqsignal.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -46,6 +47,7 @@
 #include "engine_path.h"
 #include "engine_probe.h"
 #include "engine_process.h"
+#include "job_resume.h"
 #include "pg_compat.h"
 #include "settings.h"
 #include "status.h"
@@ -63,6 +65,7 @@
 #define FULL_LIFE_MS (10 * 1000)	/* an engine that lived so long was well */
 #define EARLY_ENDS_REFUSED 3
 #define PROBE_MS 1000			/* how often the probe's progress is read */
+#define RESUME_MS 1000			/* how often resuming jobs is tried until it can be */
 #define STATUS_PAYLOAD_SIZE 2048	/* what wire_write_status needs */
 #define MAX_ARGUMENTS 20
 #define NS_PER_MS UINT64CONST(1000000)
@@ -79,6 +82,7 @@ typedef struct Supervisor
 	int			delay_ms;		/* before the next start after an end */
 	uint64_t	due;			/* clock_now_ns() of the next start */
 	int			early_ends;		/* engines in a row that ended early without coming up */
+	bool		resumed;		/* a worker was asked to look for jobs without one */
 } Supervisor;
 
 static volatile sig_atomic_t restart_pending = false;
@@ -383,6 +387,17 @@ refuse_calls(Supervisor *supervisor)
 	}
 }
 
+/*
+ * See to it that jobs go on that lost their workers with the last run of the server: once, and not
+ * on a standby before it is promoted.
+ */
+static void
+resume_jobs(Supervisor *supervisor)
+{
+	if (!supervisor->resumed && !RecoveryInProgress())
+		supervisor->resumed = job_resume_register(InvalidOid, NULL);
+}
+
 /* Sleep until something happens that a turn of the loop must look after. */
 static void
 wait_for_event(Supervisor *supervisor)
@@ -407,6 +422,11 @@ wait_for_event(Supervisor *supervisor)
 		timeout = supervisor->due > now ? (long) ((supervisor->due - now) / NS_PER_MS) + 1 : 0;
 		if (is_refusing(supervisor))
 			descriptor = supervisor->listener;
+	}
+	if (!supervisor->resumed)
+	{
+		events |= WL_TIMEOUT;
+		timeout = timeout < 0 ? RESUME_MS : Min(timeout, RESUME_MS);
 	}
 	if (descriptor != PGINVALID_SOCKET)
 		events |= WL_SOCKET_READABLE;
@@ -451,6 +471,7 @@ supervise(Supervisor *supervisor)
 	if (supervisor->engine.pid == 0 && clock_now_ns() >= supervisor->due)
 		start_engine(supervisor);
 	(void) engine_probe_answered(&supervisor->probe);
+	resume_jobs(supervisor);
 	if (is_refusing(supervisor))
 		refuse_calls(supervisor);
 	wait_for_event(supervisor);
