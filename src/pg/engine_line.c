@@ -46,9 +46,9 @@ greet(EngineLine *line)
 
 	while (!engine_connection_take(connection, &header, &payload))
 	{
+		(void) engine_connection_wait(connection, false, ENGINE_CHECK_MS);
 		if (!engine_connection_read(connection))
 			return false;
-		(void) engine_connection_wait(connection, false, ENGINE_CHECK_MS);
 	}
 	if (header.type == WIRE_HELLO)
 	{

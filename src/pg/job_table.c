@@ -120,9 +120,9 @@ read_view(JobView *view, MemoryContext context)
 #define VIEW_QUERY \
 	"SELECT j.owner::pg_catalog.oid, v.state, j.adapter, j.step, coalesce(j.steps, 0)," \
 	" pg_catalog.concat_ws(', '," \
-	"  'loss ' || pg_catalog.concat_ws(' and '," \
+	"  'loss ' || nullif(pg_catalog.concat_ws(' and '," \
 	"   pg_catalog.round(v.loss_vision::pg_catalog.numeric, 3)::pg_catalog.text || ' (pictures)'," \
-	"   pg_catalog.round(v.loss_language::pg_catalog.numeric, 3)::pg_catalog.text || ' (language)')," \
+	"   pg_catalog.round(v.loss_language::pg_catalog.numeric, 3)::pg_catalog.text || ' (language)'), '')," \
 	"  pg_catalog.round(v.tokens_per_second::pg_catalog.numeric)::pg_catalog.text" \
 	"   || ' tokens/s'," \
 	"  pg_catalog.date_trunc('second', v.time_left)::pg_catalog.text || ' left')," \

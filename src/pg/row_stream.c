@@ -413,9 +413,8 @@ row_stream_raise_unusable(const StreamRow *row)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("row %lld%s%s%s can't be used", (long long) row->number,
+			 errmsg("row %lld%s%s%s can't be used: %s", (long long) row->number,
 					row->key == NULL ? "" : " (key ", row->key == NULL ? "" : row->key,
-					row->key == NULL ? "" : ")"),
-			 errdetail("%s.", row->reason),
+					row->key == NULL ? "" : ")", row->reason),
 			 errhint("The option \"unusable\": \"skip\" leaves such rows out.")));
 }
