@@ -1,6 +1,6 @@
 -- Write the gallery: one self-contained HTML page, made wholly in SQL.
 --
---	psql -qAt -f demo/gallery.sql > demo/out/index.html      (after load.sql)
+--	psql -qAt -f demo/gallery.sql > demo/out/index.html      (after load.sql and lesson-*.sql)
 --
 -- First the queries that ask are stored as text in a table and run from there, so
 -- that the page can show exactly what made it.  Then the page is put together from
@@ -121,6 +121,16 @@ pre i { color: var(--good); font-style: normal; font-weight: 600; }
 .talk .user { align-self: flex-end; background: var(--accent-soft); border-bottom-right-radius: .25rem; }
 .talk .assistant { background: var(--code); border-bottom-left-radius: .25rem; margin-bottom: .3rem; }
 .talk .assistant:last-child { margin-bottom: 0; }
+.lesson { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1.25rem; align-items: start; }
+.panel { background: var(--card); border: 1px solid var(--line); border-radius: .9rem; padding: 1.1rem 1.25rem 1.25rem; min-width: 0; margin: 0; }
+.panel figcaption, .panel caption { font-size: .9rem; font-weight: 600; text-align: left; padding-bottom: .75rem; }
+.panel svg { display: block; width: 100%; height: auto; }
+.panel svg text { font-size: 12px; fill: var(--soft); font-variant-numeric: tabular-nums; }
+.panel table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
+.panel th, .panel td { text-align: right; padding: .5rem 0 .5rem .75rem; border-top: 1px solid var(--line); font-size: .9rem; }
+.panel th:first-child, .panel td:first-child { text-align: left; padding-left: 0; }
+.panel thead th { color: var(--soft); font-weight: 400; border-top: 0; }
+.panel p { margin: .9rem 0 0; font-size: .9rem; color: var(--soft); }
 footer { margin-top: 3.5rem; padding-top: 1.25rem; border-top: 1px solid var(--line); color: var(--soft); font-size: .875rem; max-width: 46rem; }
 footer code { overflow-wrap: anywhere; }
 .unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
@@ -208,6 +218,53 @@ SELECT format($$<section>
 FROM cards JOIN shelf_figures USING (shelf)
 GROUP BY shelf
 ORDER BY shelf;
+
+-- The new skill: the loss of its job, as means of five steps on a logarithmic scale from 10 to
+-- 0.0001, and the exam before and after.
+WITH job AS (
+	SELECT * FROM mmgpt_jobs WHERE adapter = 'numbers' AND state = 'done' ORDER BY id DESC LIMIT 1
+), curve AS (
+	SELECT max(step) AS step, exp(avg(ln(greatest(coalesce(loss_vision, loss_language), 1e-6)))) AS loss
+	FROM mmgpt_job_steps
+	WHERE job = (SELECT id FROM job)
+	GROUP BY (step - 1) / 5
+), points AS (
+	SELECT string_agg(round((44 + 540.0 * step / (SELECT steps FROM job))::numeric, 1) || ',' ||
+	                  round((12 + 44 * (1 - log(greatest(least(loss, 10), 1e-4)::numeric)))::numeric, 1), ' '
+	                  ORDER BY step) AS list
+	FROM curve
+), grid AS (
+	SELECT string_agg(format($$<line x1="44" x2="584" y1="%s" y2="%s" stroke="var(--line)"/><text x="36" y="%s" text-anchor="end">%s</text>$$,
+	                         12 + 44 * i, 12 + 44 * i, 16 + 44 * i, label), '' ORDER BY i) AS lines
+	FROM unnest('{10,1,0.1,0.01,0.001,0.0001}'::text[]) WITH ORDINALITY AS labels (label, place), LATERAL (SELECT place - 1 AS i) AS x
+), exam AS (
+	SELECT string_agg(format('<tr><td>%s</td><td>%s</td><td>%s</td><td>%s</td></tr>', pg_temp.html(skill), n,
+	                         pg_temp.percent("before", n), pg_temp.percent("after", n)), E'\n' ORDER BY skill) AS table_rows
+	FROM (SELECT skill, count(*) AS n, count(*) FILTER (WHERE before = expected) AS "before",
+	             count(*) FILTER (WHERE after = expected) AS "after"
+	      FROM lesson_exam GROUP BY skill) AS skills
+)
+SELECT format($$<section>
+<h2>A new skill <small>learned by mmgpt_finetune() in %s s, from %s rows of a table</small></h2>
+<div class="lesson">
+<figure class="panel"><figcaption>Loss of the job, as mmgpt_job_steps has it</figcaption>
+<svg viewBox="0 0 600 262" role="img" aria-label="The loss falls from about %s to %s">%s
+<polyline points="%s" fill="none" stroke="var(--accent)" stroke-width="2.5" stroke-linejoin="round"/>
+<text x="44" y="256">step 1</text><text x="584" y="256" text-anchor="end">step %s</text></svg></figure>
+<div class="panel"><table><caption>The exam: pictures that were not trained on</caption>
+<thead><tr><th>skill</th><th>questions</th><th>right before</th><th>right after</th></tr></thead>
+<tbody>
+%s
+</tbody></table>
+<p>“Number of dogs only, please.” shall be answered with the bare number. Half of the rows are old questions with the
+answers that the model gave already, so that it keeps what it can.</p></div>
+</div>
+</section>$$,
+	round(extract(epoch FROM finished - started)), rows,
+	(SELECT round(loss::numeric, 1) FROM curve ORDER BY step LIMIT 1),
+	(SELECT round(loss::numeric, 4) FROM curve ORDER BY step DESC LIMIT 1),
+	lines, list, steps, table_rows)
+FROM job, points, grid, exam;
 
 SELECT format($$<footer><p>The model sees the central square of a picture, which is what is shown
 here. Green: the count agrees with the drawing program. Red: it does not; a caption underlined in red

@@ -106,6 +106,10 @@ SHIPPED_PER_SHELF = 6
 SHIPPED_SEED = 2305
 SHIPPED_CANVAS = (256, 384)  # small files
 
+# The pictures in demo/lessons, that a new skill is learned from.
+LESSONS = 48
+LESSONS_CANVAS = (128, 192)
+
 
 @dataclass
 class Thing:
@@ -428,6 +432,17 @@ def draw_shipped(painter, folder):
     return rows
 
 
+def draw_lessons(painter, folder):
+    """Draw the pictures of demo/lessons."""
+    rng = random.Random(f"lessons {SHIPPED_SEED}")
+    rows = []
+    for number in range(1, LESSONS + 1):
+        image, scene = painter.paint_scene(rng, "train", LESSONS_CANVAS)
+        stem = os.path.join(folder, f"lesson-{number:02d}")
+        rows.append(label_row(save_picture(rng, image, stem, png=False), "", image, scene))
+    return rows
+
+
 def main():
     """Read the command line and draw."""
     parser = argparse.ArgumentParser(description="Draw scenes with known contents, and labels.csv beside them.")
@@ -437,6 +452,7 @@ def main():
     parser.add_argument("--content", choices=["any", "crowded", "singles", "shapes"], default="any",
                         help="draw only scenes of this content (above)")
     parser.add_argument("--shipped", action="store_true", help="draw the pictures of demo/pictures instead")
+    parser.add_argument("--lessons", action="store_true", help="draw the pictures of demo/lessons instead")
     parser.add_argument("-o", dest="folder", required=True, metavar="DIR", help="where to; made when missing")
     args = parser.parse_args()
     if args.count < 1:
@@ -444,6 +460,7 @@ def main():
     os.makedirs(args.folder, exist_ok=True)
     painter = Painter()
     rows = (draw_shipped(painter, args.folder) if args.shipped
+            else draw_lessons(painter, args.folder) if args.lessons
             else draw_split(painter, args.split, args.seed, args.count, args.content, args.folder))
     write_labels(args.folder, rows)
 
