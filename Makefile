@@ -90,7 +90,7 @@ PG_OBJECT_FOLDER := build/pg
 PG_SIDE_OBJECTS := $(patsubst src/%.c,$(PG_OBJECT_FOLDER)/%.o,$(wildcard src/pg/*.c))
 PG_SHARED_OBJECTS := $(patsubst src/%.c,$(PG_OBJECT_FOLDER)/%.o,$(wildcard src/wire/*.c src/base/*.c))
 OBJS = $(PG_SIDE_OBJECTS) $(PG_SHARED_OBJECTS)
-REGRESS = install image model ask filter classify adapter errors privileges settings
+REGRESS = install image model ask filter classify adapter jobs errors privileges settings
 EXTRA_CLEAN = build
 
 # nothing here is worth inlining into queries, so no LLVM bitcode is made

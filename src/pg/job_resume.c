@@ -32,7 +32,7 @@
 
 #define LIBRARY "mmgpt"
 #define RESUME_TYPE "mmgpt job resumer" /* backend_type in pg_stat_activity */
-#define REGISTER_TRIES 60
+#define REGISTER_TRIES 10
 #define REGISTER_AGAIN_MS 1000
 
 extern EXPORTED void mmgpt_resume_main(Datum database);
@@ -87,8 +87,8 @@ list_databases(void)
 	return databases;
 }
 
-/* Have one database looked through, and wait until that is done. */
-static void
+/* Have one database looked through, and wait until that is done; false where no worker is free. */
+static bool
 visit_database(Oid database)
 {
 	BackgroundWorkerHandle *handle;
@@ -98,7 +98,7 @@ visit_database(Oid database)
 		if (job_resume_register(database, &handle))
 		{
 			(void) WaitForBackgroundWorkerShutdown(handle);
-			return;
+			return true;
 		}
 		supervisor_pause(REGISTER_AGAIN_MS);
 	}
@@ -106,6 +106,7 @@ visit_database(Oid database)
 			(errmsg("could not look for mmgpt jobs to go on with in database of OID %u", database),
 			 errdetail("All background workers are in use."),
 			 errhint("Increase max_worker_processes, and call mmgpt_resume().")));
+	return false;
 }
 
 /* ---- one database ---- */
@@ -191,7 +192,8 @@ mmgpt_resume_main(Datum argument)
 	{
 		BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 		foreach(cell, list_databases())
-			visit_database(lfirst_oid(cell));
+			if (!visit_database(lfirst_oid(cell)))
+				break;
 	}
 	proc_exit(0);
 }
