@@ -12,6 +12,7 @@ INSERT INTO wanted VALUES
 ('mmgpt.weight_format', 'sighup', 'enum', NULL, NULL, NULL, 'stored'),
 ('mmgpt.instruction_set', 'sighup', 'enum', NULL, NULL, NULL, 'auto'),
 ('mmgpt.memory_limit', 'sighup', 'integer', 'MB', '0', '2147483647', '0'),
+('mmgpt.training_share', 'sighup', 'integer', NULL, '1', '99', '50'),
 ('mmgpt.max_image_pixels', 'superuser', 'integer', NULL, '1', '2147483647', '100000000'),
 ('mmgpt.max_request_bytes', 'superuser', 'integer', 'B', '1024', '1073741824', '67108864'),
 ('mmgpt.max_tokens', 'user', 'integer', NULL, '1', '1000000', '256'),

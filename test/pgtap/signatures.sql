@@ -41,6 +41,17 @@ INSERT INTO wanted VALUES
 ('mmgpt_adapter_grant', 'name text, role name', 'void', 'volatile unsafe', 1),
 ('mmgpt_adapter_revoke', 'name text, role name', 'void', 'volatile unsafe', 1),
 ('mmgpt_adapter_set_owner', 'name text, role name', 'void', 'volatile unsafe', 1),
+('mmgpt_finetune',
+	'"table" regclass, adapter text DEFAULT NULL::text, options jsonb DEFAULT NULL::jsonb',
+	'bigint', 'volatile unsafe', 1),
+('mmgpt_wait', 'job bigint', 'text', 'volatile unsafe', 1),
+('mmgpt_cancel', 'job bigint', 'boolean', 'volatile unsafe', 1),
+('mmgpt_resume', 'job bigint', 'void', 'volatile unsafe', 1),
+('mmgpt_job_delete', 'job bigint', 'void', 'volatile unsafe', 1),
+('mmgpt_evaluate',
+	'"table" regclass, adapter text DEFAULT NULL::text, options jsonb DEFAULT NULL::jsonb, '
+	'OUT rows bigint, OUT unusable bigint, OUT loss double precision, OUT exact_match double precision',
+	'record', 'stable restricted', 1),
 ('mmgpt_image_info', 'image bytea', 'jsonb', 'stable safe', 100),
 ('mmgpt_token_count', 'value text', 'integer', 'stable safe', 100),
 ('mmgpt_status', '', 'jsonb', 'volatile restricted', 1),
@@ -77,8 +88,11 @@ SELECT set_eq(
 	  WHERE e.extname = 'mmgpt' AND d.deptype = 'e' AND d.classid <> 'pg_proc'::regclass
 		AND t.typname IS NULL$$,
 	ARRAY['pg_class mmgpt_adapter', 'pg_class mmgpt_adapter_piece', 'pg_class mmgpt_adapter_id_seq',
-		'pg_class mmgpt_adapters'],
-	'beside functions the extension holds the tables of adapters and their view');
+		'pg_class mmgpt_adapters', 'pg_class mmgpt_job', 'pg_class mmgpt_job_id_seq',
+		'pg_class mmgpt_job_picture', 'pg_class mmgpt_job_row', 'pg_class mmgpt_job_unusable',
+		'pg_class mmgpt_job_checkpoint', 'pg_class mmgpt_job_step', 'pg_class mmgpt_jobs',
+		'pg_class mmgpt_job_steps', 'pg_class mmgpt_job_unusable_rows'],
+	'beside functions the extension holds the tables of adapters and jobs, and their views');
 
 SELECT is(obj_description(oid, 'pg_extension'),
 	'ask a vision-and-language model about images in tables', 'the extension has its comment')
