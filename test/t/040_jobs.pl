@@ -155,6 +155,48 @@ $node->safe_psql('postgres', q(
 	is($node->safe_psql('postgres', "SELECT owner FROM mmgpt_adapters WHERE name = 'of team'"), 'team', 'makes the group\'s adapter');
 }
 
+# an administrator's way to cancel
+{
+	my $job = endless('stopped');
+
+	$node->safe_psql('postgres', 'SELECT pg_cancel_backend(' . job($node, $job, 'pid') . ')');
+	is(wait_for_job($node, $job), 'cancelled', 'pg_cancel_backend cancels a job');
+}
+
+# a foreign table, of rows whose pictures come twice
+{
+	my ($host, $port) = ($node->host, $node->port);
+
+	$node->safe_psql('postgres', qq(
+		CREATE VIEW doubled AS SELECT id, image, instruction, response FROM examples
+			UNION ALL SELECT id + 1000, image, instruction, 'Again ' || response FROM examples;
+		CREATE EXTENSION postgres_fdw;
+		CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '$host', port '$port', dbname 'postgres');
+		CREATE USER MAPPING FOR CURRENT_USER SERVER far;
+		CREATE FOREIGN TABLE far (id int, image bytea, instruction text, response text) SERVER far OPTIONS (table_name 'doubled');));
+	my $job = $node->safe_psql('postgres', q(SELECT mmgpt_finetune('far', 'far', '{"key": "id", "micro_steps": 100000000, "r": 2}')));
+	wait_until(sub { return job($node, $job, 'pictures > 0') eq 't' });
+	is(job($node, $job, 'rows || \' \' || pictures'), '48 16', 'a foreign table, with each picture once');
+	is($node->safe_psql('postgres', "SELECT count(*) FROM mmgpt_job_picture WHERE job = $job"), '16', 'kept once');
+	$node->safe_psql('postgres', "SELECT mmgpt_cancel($job)");
+	is(wait_for_job($node, $job), 'cancelled', 'it is cancelled');
+}
+
+# another model: an adapter of half one and half the other would be worth nothing
+{
+	my $model = copy_model();
+	my $job = endless('other model');
+
+	edit_safetensors($model, sub { $_[0]->{__metadata__} = { note => 'another' } });
+	$node->safe_psql('postgres', "ALTER SYSTEM SET mmgpt.model = '$model'");
+	$node->safe_psql('postgres', 'SELECT pg_reload_conf()');
+	is(wait_for_job($node, $job), 'failed', 'a job fails when its model is changed');
+	like(job_error($node, $job), qr/for another model than the one that is loaded/, 'and says so');
+	$node->safe_psql('postgres', 'ALTER SYSTEM RESET mmgpt.model');
+	$node->safe_psql('postgres', 'SELECT pg_reload_conf()');
+	wait_until(sub { return $node->psql('postgres', "SELECT mmgpt_generate('Say 1')") == 0 });
+}
+
 # row-level security is that of the owner
 {
 	$node->safe_psql('postgres', q(
@@ -241,7 +283,14 @@ $node->safe_psql('postgres', q(
 		qr/cannot execute mmgpt_finetune\(\) in a read-only transaction/, 'a standby takes no jobs');
 	is($standby->safe_psql('postgres', 'SELECT count(*) > 0 FROM mmgpt_jobs'), 't', 'and shows those of its primary');
 	is($standby->safe_psql('postgres', "SELECT rows FROM mmgpt_evaluate('examples')"), '24', 'and evaluates');
+	my $job = endless('moving');
+	$node->wait_for_catchup($standby, 'replay', $node->lsn('insert'));
+	is(job_state($standby, $job), 'interrupted', 'it has no workers');
+	$standby->promote;
+	is(wait_for_state($standby, $job, 'running'), 'running', 'until it is promoted: then jobs go on there');
 	$standby->stop;
+	$node->safe_psql('postgres', "SELECT mmgpt_cancel($job)");
+	is(wait_for_job($node, $job), 'cancelled', 'and the job of before is cancelled');
 }
 
 # dumps leave jobs out
