@@ -10,6 +10,7 @@ long to find out that a latent answers for a kind.
 import os
 import random
 import time
+from dataclasses import dataclass
 
 import numpy
 import torch
@@ -19,6 +20,7 @@ from optimizer import Optimizers
 from questions import View, language_dialogue, picture_dialogue
 from tokenization import EOS, train_tokenizer
 from vision import IGNORED, save
+from wordings import Wording
 
 PICTURES, TEXTS = 44, 12    # dialogues of each sort in a step
 LOOKING = .3                # weight of the hint where to look
@@ -64,14 +66,14 @@ def fitting(tokenizer, rounds, with_picture):
         rounds = rounds[:-1]
 
 
-def batch_of(step, scenes, tokenizer):
+def batch_of(step, scenes, tokenizer, course):
     """The examples of a step: (scene numbers, mirrored, picture examples, text examples)."""
-    rng = random.Random(f"language {step // 2}")
+    rng = random.Random(f"{course.name} {step // 2}")
     picked = []
     for _ in range(2 * PICTURES):
         number, flip = scenes.pick(rng)
         truth = scenes.truths[number]
-        rounds = picture_dialogue(rng, mirrored(truth) if flip else truth)
+        rounds = picture_dialogue(rng, mirrored(truth) if flip else truth, course.wording)
         picked.append((number, flip, fitting(tokenizer, rounds, True)))
     texts = [fitting(tokenizer, language_dialogue(rng), False) for _ in range(2 * TEXTS)]
     # Two steps share a draw, the shorter dialogues first: less padding.
@@ -118,14 +120,29 @@ def forward_loss(model, tokenizer, latents, batch):
     return picture * (1 - share) + text * share + LOOKING * looking, (picture, text, looking)
 
 
-def train(model, tokenizer, latents, truths, steps, checkpoint, report, measure):
+@dataclass
+class Course:
+    """What is taught in a run of the stage, and how fast."""
+    name: str            # the seed of its dialogues
+    wording: Wording
+    muon_rate: float
+    adam_rate: float
+    decay: float         # the share of steps in which the rates fall to zero
+
+
+# First the language; then that a word is not what is asked about because it is unknown.
+LANGUAGE = Course("language", Wording(), .015, 2e-3, .65)
+STRANGE_WORDS = Course("strange words", Wording(strange=.25), .004, 5e-4, 1)
+
+
+def train(model, tokenizer, latents, truths, course, steps, checkpoint, report, measure):
     """Run the stage, from its checkpoint when there is one; measure() is called now and then.
 
     latents: what vision.encode made of the scenes, bf16 [2, scenes, L, width].
     """
     torch.manual_seed(2)
     decoder = model.lang_encoder
-    optimizers = Optimizers((decoder,), steps, muon_rate=.015, adam_rate=2e-3, decay=.65)
+    optimizers = Optimizers((decoder,), steps, course.muon_rate, course.adam_rate, course.decay)
     if os.path.exists(checkpoint):
         state = torch.load(checkpoint)
         model.load_state_dict(state["model"])
@@ -137,7 +154,7 @@ def train(model, tokenizer, latents, truths, steps, checkpoint, report, measure)
         block.attn.keep_scores = True
     started, first, mean = time.time(), optimizers.step_number, None
     while optimizers.step_number < steps:
-        loss, parts = forward_loss(model, tokenizer, latents, batch_of(optimizers.step_number, scenes, tokenizer))
+        loss, parts = forward_loss(model, tokenizer, latents, batch_of(optimizers.step_number, scenes, tokenizer, course))
         optimizers.step(loss)
         values = numpy.array([part.item() for part in parts])
         mean = values if mean is None else mean * .98 + values * .02

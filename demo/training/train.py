@@ -8,6 +8,7 @@ seeded and each taken up where it was when the run is started again:
     tokenizer   SentencePiece on questions and answers about them   questions.py, tokenization.py
     vision      tower and resampler, asked directly what they see   vision.py
     language    decoder, on dialogues about pictures and without    language.py
+    words       the same, with words that mean nothing in between   wordings.py
 
 and then DIR receives config.json, tokenizer.model and model.safetensors (bf16).
 """
@@ -35,7 +36,7 @@ from safetensors_file import save_bf16
 from tokenization import PREAMBLE, Tokenizer
 
 TRAIN_SCENES, HELDOUT_SCENES = 64000, 2000
-VISION_STEPS, LANGUAGE_STEPS = 9000, 5000
+VISION_STEPS, LANGUAGE_STEPS, WORDS_STEPS = 9000, 5000, 1200
 
 
 class Log:
@@ -165,9 +166,12 @@ def main():
     measured = heldout[0], vision.Labels(heldout[1], model.vision_encoder["visual"].grid)
     vision.train(model, pictures, truths, measured, part(VISION_STEPS), inside("vision.pt"), log)
     latents = vision.encode(model, pictures, log)
-    log("decoder")
-    language.train(model, tokenizer, latents, truths, part(LANGUAGE_STEPS), inside("language.pt"), log,
-                   Exam(model, tokenizer, *heldout, log))
+    ask = Exam(model, tokenizer, *heldout, log)
+    for course, steps in ((language.LANGUAGE, LANGUAGE_STEPS), (language.STRANGE_WORDS, WORDS_STEPS)):
+        log(f"decoder: {course.name}")
+        language.train(model, tokenizer, latents, truths, course, part(steps),
+                       inside(course.name.replace(" ", "-") + ".pt"), log,
+                       lambda last, course=course: ask(last and course is language.STRANGE_WORDS))
 
     save_bf16(model.state_dict(), os.path.join(args.folder, "model.safetensors"))
     log(f"written to {args.folder}")

@@ -546,6 +546,79 @@ Can you confirm that?
 |
 Is that right?""".split("\n%\n")}
 
+# Ways to ask with a word in them that means nothing, {z} or {Z}: it takes the place of a verb, so that the model
+# learns to tell by its place, and not by its being known, what is asked about.
+STRANGE = {text.split("\n")[0]: text.split("\n")[1:] for text in """count
+How many {p} are {z}?
+How many {p} can you {z}?
+How many {p} does the {i} {z}?
+{Z} how many {p} there are.
+{Z} the number of {p} in the {i}.
+%
+presence
+Is {a} {z}?
+Are {p} {z}?
+Is {a} {z} in the {i}?
+Are any {p} {z} in the {i}?
+Do you {z} {a}?
+Do you {z} any {p} in the {i}?
+Can you {z} {p}?
+Does the {i} {z} {a}?
+Does this {i} {z} any {p}?
+I {z} {a} in the {i}.
+Could {a} be {z}?
+{Z} whether there is {a}.
+%
+exact
+Does the {i} {z} {n} {q}?
+Can you {z} {n} {q}?
+Are {n} {q} {z}?
+%
+at least
+Does the {i} {z} at least {n} {q}?
+Can you {z} at least {n} {q}?
+%
+caption
+What is the {i} {z}?
+What does this {i} {z}?
+{Z} the {i}.
+Can you {z} this {i}?
+Give a {z} of the {i}.
+%
+list
+What can you {z}?
+{Z} the objects in the {i}.
+Which objects are {z}?
+%
+position
+Where is the {s} {z}?
+{Z} where the {s} is.
+{Z} the position of the {s}.
+Can you {z} the {s}?
+%
+relation
+Is the {s} {z} {r} the {t}?
+Do you {z} the {s} {r} the {t}?
+{Z} whether the {s} is {r} the {t}.
+%
+direction
+Where is the {s} {z} to the {t}?
+Where is the {s} when {z} from the {t}?
+{Z} where the {s} is relative to the {t}.
+%
+compare
+Does the {i} {z} {m} {p} than {q}?
+Can you {z} {m} {p} than {q}?
+Are {m} {p} than {q} {z}?
+%
+color
+{Z} the {c} of the {q}.
+What {c} {v} the {q} {z}?
+%
+background
+{Z} the {c} of the background.
+What {c} is the background {z}?""".split("\n%\n")}
+
 PICTURE_WORDS = ["image", "image", "image", "picture", "picture", "photo"]
 OBJECT_WORDS = ["objects", "things", "items"]
 
@@ -553,12 +626,17 @@ OBJECT_WORDS = ["objects", "things", "items"]
 class Wording:
     """Chooses ways to ask: all that are trained, or the held-out ones."""
 
-    def __init__(self, heldout=False, plain=False):
+    def __init__(self, heldout=False, plain=False, strange=0):
         self.heldout = heldout    # ask in held-out ways
         self.plain = plain        # without slips of the keyboard and synonyms
+        self.strange = strange    # share with a word that means nothing
 
     def phrase(self, rng, kind, **parts):
         text = rng.choice(WORDINGS[kind][1 if self.heldout else 0])
+        if self.strange and rng.random() < self.strange and kind in STRANGE:
+            text = rng.choice(STRANGE[kind])
+            parts["z"] = words.pseudo_word(rng)
+            parts["Z"] = parts["z"].capitalize()
         parts.setdefault("i", rng.choice(PICTURE_WORDS))
         parts.setdefault("c", rng.choice(["color", "color", "color", "colour"]))
         text = text.format(**parts)
