@@ -219,6 +219,13 @@ take_turn(Server *server, Request ***link)
 	}
 }
 
+/* Let the training stand still while a request runs alone, or is the next to do so. */
+static void
+hold_training(Server *server)
+{
+	training_hold(server, server->alone || (server->waiting != NULL && server->waiting->alone));
+}
+
 void
 admission_advance(Server *server)
 {
@@ -231,7 +238,7 @@ admission_advance(Server *server)
 		refused->status = server->host.failure;
 		answer(server, refused);
 	}
-	training_hold(server, server->alone || (server->waiting != NULL && server->waiting->alone));
+	hold_training(server);
 	if (state == HOST_READY)
 		training_advance(server);
 	server->impatient = false;
@@ -254,6 +261,7 @@ admission_advance(Server *server)
 		else
 			break;				/* in order, so that a request that has to be alone gets its turn */
 	}
+	hold_training(server);		/* those before one that has to be alone may be gone now */
 }
 
 /*

@@ -295,6 +295,55 @@ UNIT_TEST(a_training_stands_still_for_a_request_that_runs_alone)
 	UNIT_EQUAL_INT(engine_end(&engine), 0);
 }
 
+/* Append a request as a frame. */
+static size_t
+append_frame(uint8_t *to, uint64_t id, WireWriter *writer)
+{
+	WireHeader	header = {(uint32_t) writer->used, WIRE_REQUEST, id};
+
+	wire_header_write(&header, to);
+	memcpy(to + WIRE_HEADER_SIZE, writer->bytes, writer->used);
+	free(writer->bytes);
+	return WIRE_HEADER_SIZE + writer->used;
+}
+
+/* One that comes right behind another which is refused at once has nobody to wake it up. */
+UNIT_TEST(a_request_that_runs_alone_needs_no_other_event)
+{
+	static const char zeros[] = "0000000000000000000000000000000000000000000000000000000000000000";
+	ServedEngine engine = engine_serve(MODEL_A);
+	int			trainer = client_open(&engine);
+	int			asker = client_open(&engine);
+	WireWriter	refused = message_begin(WIRE_KIND_CHAT, 1024);
+	WireWriter	alone = message_begin(WIRE_KIND_CHAT, 1024);
+	uint8_t		bytes[4096];
+	size_t		length;
+	ClientFrame frame;
+	bool		started;
+
+	json_decref(client_open_training(trainer, ENDLESS));
+	client_add_rows(trainer, rows, ROWS, ENDLESS);
+	json_decref(client_start_training(trainer, NULL));
+	client_send_step(trainer, 1, 3600000);
+	message_text(&refused, WIRE_FIELD_PROMPT, "What is this?");
+	message_text(&refused, WIRE_FIELD_ADAPTER, zeros);
+	message_text(&refused, WIRE_FIELD_ADAPTER_MODEL, zeros);
+	message_text(&alone, WIRE_FIELD_PROMPT, "What is this?");
+	message_text(&alone, WIRE_FIELD_OPTIONS, "{\"max_tokens\": 4}");
+	wire_write_u32(&alone, WIRE_FIELD_FLAGS, WIRE_FLAG_ALONE);
+	length = append_frame(bytes, 1, &refused);
+	length += append_frame(bytes + length, 2, &alone);
+	UNIT_CHECK(client_send_bytes(asker, bytes, length));
+	frame = client_read_end(asker, 1, &started);
+	check_error(&frame, STATUS_OTHER_MODEL, "was made for another model");
+	frame = client_read_end(asker, 2, &started);
+	frame_is_answer(&frame);
+	free(frame.payload);
+	close(trainer);
+	close(asker);
+	UNIT_EQUAL_INT(engine_end(&engine), 0);
+}
+
 UNIT_TEST(a_training_goes_on_from_a_checkpoint_on_another_connection)
 {
 	ServedEngine engine = engine_serve(MODEL_A);
