@@ -80,8 +80,8 @@ cli_serve(int argc, char **argv)
 		"  --instruction-set NAME     auto, avx512bf16, avx512, avx2 or portable (default: auto)\n"
 		"  --memory-limit-mb N        megabytes for weights and all answers together (default: by "
 		"the model)\n"
-		"  --training-share N         percent of the time for a training while requests want to be\n"
-		"                             computed too, 1 to 99 (default: 50)\n"
+		"  --training-share N         percent of the time for a training while others ask, 1 to 99\n"
+		"                             (default: 50)\n"
 		"  --log-level LEVEL          debug, log, warning or error (default: log)\n";
 	CliOption	options[] = {{.name = "--socket", .has_value = true},
 							 {.name = "--listen-fd", .has_value = true},

@@ -42,8 +42,9 @@ void
 early_stopping_finish(Trainer *trainer)
 {
 	LoraParameters *p = &trainer->parameters;
+	int			best = trainer->early.best_micro_step;
 
-	if (trainer->early.best_micro_step == 0 || trainer->early.best_micro_step == trainer->micro_step)
+	if (best == 0 || best == trainer->micro_step)
 		return;
 	trainer->model->backend->ops->copy(trainer->model->backend, p->values, p->best);
 	lora_parameters_publish(trainer);

@@ -115,8 +115,8 @@ typedef struct TrainerReport
 	double		validation_image;
 	double		validation_language;
 	/*
-	 * with early_stopping: the micro step of the best validation so far, whose adapter is the result;
-	 * 0: none yet
+	 * with early_stopping: the micro step of the best validation so far, whose adapter is the
+	 * result; 0: none yet
 	 */
 	int			best_micro_step;
 	bool		stopped;		/* validations ended the training */

@@ -62,8 +62,8 @@ typedef enum WireKind
 	 * "best_micro_step", "steps": [{"step", "loss_vision", "loss_language", "grad_norm",
 	 * "learning_rate", "validation_loss_vision"?, "validation_loss_language"?}...]}. A loss is null
 	 * where there was no such row. "seconds" are those in which this training computed, since
-	 * TRAIN_OPEN; "early" says that validations stopped it; "best_micro_step" is the one whose
-	 * adapter is the result, 0 unless it stopped early
+	 * TRAIN_OPEN; "early" says that validations stopped it; "best_micro_step" is that of the best
+	 * validation so far, whose adapter is the result, with early_stopping, and 0 without
 	 */
 	WIRE_KIND_TRAIN_STEP = 18,
 	WIRE_KIND_TRAIN_SAVE = 19,	/* -> CHECKPOINT */
@@ -71,9 +71,9 @@ typedef enum WireKind
 	WIRE_KIND_TRAIN_ADAPTER = 20,
 	WIRE_KIND_TRAIN_CLOSE = 21,	/* -> nothing */
 	/*
-	 * TOKENS, TARGETS, optional PIXELS -> REAL, the sum of -log p (natural) of the targets; INTEGER,
-	 * how many these are; BOOLEAN, whether each of them is the most likely token, so that greedy
-	 * decoding gives just this response
+	 * TOKENS, TARGETS, optional PIXELS -> REAL, the sum of -log p (natural) of the targets;
+	 * INTEGER, how many these are; BOOLEAN, whether each of them is the most likely token, so that
+	 * greedy decoding gives just this response
 	 */
 	WIRE_KIND_EVALUATE = 22,
 

@@ -56,7 +56,7 @@ UNIT_TEST(without_pause_both_get_their_share)
 		}
 }
 
-/* A tenth of a second every second: answered without a slice in between, but for the one going on. */
+/* A tenth of a second every second: answered without a slice in between. */
 UNIT_TEST(now_and_then_requests_go_first)
 {
 	Turns		turns = {.training_ns = 0};
