@@ -218,8 +218,8 @@ bool
 adapter_insert(const char *name, Datum description, int64 bytes, Jsonb *config, int64 *id)
 {
 	Oid			types[5] = {JSONBOID, TEXTOID, REGROLEOID, INT8OID, JSONBOID};
-	Datum		values[5] = {description, CStringGetTextDatum(name), ObjectIdGetDatum(writing.caller),
-		Int64GetDatum(bytes), JsonbPGetDatum(config)};
+	Datum		values[5] = {description, CStringGetTextDatum(name),
+		ObjectIdGetDatum(writing.caller), Int64GetDatum(bytes), JsonbPGetDatum(config)};
 
 	if (!run("INSERT INTO %s.mmgpt_adapter (name, owner, bytes, config, digest, base_model,"
 			 " parameters, rank, alpha, targets)"

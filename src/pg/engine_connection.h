@@ -14,7 +14,7 @@
 #include "wire_frame.h"
 #include "wire_message.h"
 
-#define ENGINE_CHECK_MS 1000	/* the longest wait for the engine before something is looked after */
+#define ENGINE_CHECK_MS 1000	/* longest wait before something is looked after */
 
 typedef struct EngineConnection
 {
@@ -57,7 +57,7 @@ extern void engine_connection_greet(EngineConnection *connection, const uint8_t 
 extern void engine_connection_fields(EngineConnection *connection, const uint8_t *payload,
 									 size_t length, WireFields *fields);
 
-/* Close the connection, and raise the error that the engine sent something that is no conversation. */
+/* Close the connection, and raise the error that the engine sent what is no conversation. */
 extern void engine_connection_raise(EngineConnection *connection, const char *what)
 	__attribute__((noreturn));
 

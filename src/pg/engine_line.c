@@ -1,8 +1,8 @@
 /*
  * engine_line.c - see engine_line.h.
  *
- * While a request is sent, all that arrives is read and kept for engine_line_receive, so that neither side
- * waits for the other.
+ * While a request is sent, all that arrives is read and kept for engine_line_receive, so that
+ * neither side waits for the other.
  */
 #include "postgres.h"
 
@@ -35,7 +35,7 @@ engine_line_close(EngineLine *line)
 	status_clear(&line->refusal);
 }
 
-/* Wait for the first frame: HELLO, or the refusal of the supervisor. False when there is neither. */
+/* Wait for HELLO, or the refusal of the supervisor. False when it is not HELLO. */
 static bool
 greet(EngineLine *line)
 {
@@ -62,7 +62,7 @@ greet(EngineLine *line)
 	return false;
 }
 
-/* Wait until there is a connection to an engine; the error of the supervisor where there is none. */
+/* Wait until there is a connection to an engine, or raise the supervisor's error. */
 static void
 connect_line(EngineLine *line)
 {
@@ -119,8 +119,9 @@ engine_line_send(EngineLine *line, const EngineRequest *request)
 	};
 
 	if (request->writer.overflow || length > WIRE_MAX_PAYLOAD)
-		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-						errmsg("a request of %zu bytes is too large for the mmgpt engine", length)));
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("a request of %zu bytes is too large for the mmgpt engine", length)));
 	connect_line(line);
 	wire_header_write(&header, head);
 	send_parts(line, parts, 3);

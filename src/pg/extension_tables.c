@@ -168,7 +168,8 @@ char *
 tables_text_column(int number, MemoryContext context)
 {
 	bool		is_null;
-	Datum		value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, number, &is_null);
+	Datum		value;
 
+	value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, number, &is_null);
 	return is_null ? NULL : MemoryContextStrdup(context, TextDatumGetCString(value));
 }

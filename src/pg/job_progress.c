@@ -128,7 +128,8 @@ job_set_state(int64 id, const char *state)
 	change_job_with("UPDATE %s.mmgpt_job SET state = $2,"
 					" started = CASE WHEN $2 OPERATOR(pg_catalog.=) 'preparing'"
 					" THEN pg_catalog.clock_timestamp() ELSE started END"
-					" WHERE id OPERATOR(pg_catalog.=) $1", id, TEXTOID, CStringGetTextDatum(state));
+					" WHERE id OPERATOR(pg_catalog.=) $1", id, TEXTOID,
+					CStringGetTextDatum(state));
 }
 
 void
@@ -137,7 +138,8 @@ job_finish(int64 id, const char *digest)
 	job_delete_rows(id);
 	change_job_with("UPDATE %s.mmgpt_job SET state = 'done', digest = $2,"
 					" finished = pg_catalog.clock_timestamp()"
-					" WHERE id OPERATOR(pg_catalog.=) $1", id, TEXTOID, CStringGetTextDatum(digest));
+					" WHERE id OPERATOR(pg_catalog.=) $1", id, TEXTOID,
+					CStringGetTextDatum(digest));
 }
 
 void

@@ -122,7 +122,8 @@ read_view(JobView *view, MemoryContext context)
 	" pg_catalog.concat_ws(', '," \
 	"  'loss ' || nullif(pg_catalog.concat_ws(' and '," \
 	"   pg_catalog.round(v.loss_vision::pg_catalog.numeric, 3)::pg_catalog.text || ' (pictures)'," \
-	"   pg_catalog.round(v.loss_language::pg_catalog.numeric, 3)::pg_catalog.text || ' (language)'), '')," \
+	"   pg_catalog.round(v.loss_language::pg_catalog.numeric, 3)::pg_catalog.text" \
+	"   || ' (language)'), '')," \
 	"  pg_catalog.round(v.tokens_per_second::pg_catalog.numeric)::pg_catalog.text" \
 	"   || ' tokens/s'," \
 	"  pg_catalog.date_trunc('second', v.time_left)::pg_catalog.text || ' left')," \

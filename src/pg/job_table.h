@@ -151,7 +151,7 @@ extern List *job_list_unfinished(void);
 
 /* ---- the worker's lock ---- */
 
-/* Take the lock that says that a job has a worker, for the life of the session; false: it has one. */
+/* Take the lock that says that a job has a worker, for the session's life; false: it has one. */
 extern bool job_take_lock(int64 id);
 
 /* Whether a job has a worker now. */

@@ -305,16 +305,18 @@ start_training(Job *job)
 static int
 json_integer(Datum json, const char *key)
 {
-	Datum		value = DirectFunctionCall2(jsonb_object_field_text, json, CStringGetTextDatum(key));
+	Datum		value;
 
+	value = DirectFunctionCall2(jsonb_object_field_text, json, CStringGetTextDatum(key));
 	return pg_strtoint32(TextDatumGetCString(value));
 }
 
 static bool
 json_truth(Datum json, const char *key)
 {
-	Datum		value = DirectFunctionCall2(jsonb_object_field_text, json, CStringGetTextDatum(key));
+	Datum		value;
 
+	value = DirectFunctionCall2(jsonb_object_field_text, json, CStringGetTextDatum(key));
 	return strcmp(TextDatumGetCString(value), "true") == 0;
 }
 

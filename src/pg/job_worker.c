@@ -243,6 +243,22 @@ run_job(Job *job)
 	PG_END_TRY();
 }
 
+/*
+ * What a role has set for its sessions in general must not end a job: a worker writes, looks at
+ * what others have committed meanwhile, and may take long.
+ */
+static void
+override_settings(void)
+{
+	SetConfigOption("default_transaction_read_only", "off", PGC_USERSET, PGC_S_OVERRIDE);
+	SetConfigOption("default_transaction_isolation", "read committed", PGC_USERSET,
+					PGC_S_OVERRIDE);
+	SetConfigOption("lock_timeout", "0", PGC_USERSET, PGC_S_OVERRIDE);
+#if PG_VERSION_NUM >= 170000
+	SetConfigOption("transaction_timeout", "0", PGC_USERSET, PGC_S_OVERRIDE);
+#endif
+}
+
 /* The entry point of the background worker. */
 void
 mmgpt_job_main(Datum argument)
@@ -257,6 +273,7 @@ mmgpt_job_main(Datum argument)
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(order.database, order.login, 0);
 	SetConfigOption("application_name", MyBgworkerEntry->bgw_name, PGC_USERSET, PGC_S_SESSION);
+	override_settings();
 
 	CurrentMemoryContext = AllocSetContextCreate(TopMemoryContext, "mmgpt job",
 												 ALLOCSET_DEFAULT_SIZES);

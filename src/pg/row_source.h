@@ -15,7 +15,7 @@
 typedef struct RowSource
 {
 	char	   *name;			/* of the table, qualified and quoted */
-	char	   *query;			/* gives the key as text and all columns; NULL for those not there */
+	char	   *query;			/* gives the key as text and all columns, NULL for absent ones */
 } RowSource;
 
 /*

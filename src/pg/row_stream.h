@@ -38,7 +38,10 @@ typedef struct RowStream
 	 * too; in no order. NULL: there is only one.
 	 */
 	bool		(*next_request) (void *argument, StreamRow *row);
-	/* In the row's context: the row, with its last answer or the reason why it can't be used; in the rows' order. */
+	/*
+	 * In the row's context and the rows' order: the row, with its last answer or the reason why it
+	 * can't be used.
+	 */
 	void		(*take) (void *argument, StreamRow *row);
 	/* Called once in a while, to raise an error where all shall end. May be NULL. */
 	void		(*check) (void *argument);

@@ -41,6 +41,14 @@ SQL_FUNCTION(mmgpt_job_delete);
 
 /* ---- finetune ---- */
 
+/* Tell what else could have been meant by an option that the engine does not know. */
+static void
+tell_own_options(void *argument)
+{
+	errcontext("options of the training; of the job are columns, key, image_rules, "
+			   "initial_adapter, replace, checkpoint_seconds");
+}
+
 /*
  * Let the engine check the options of the training, by encoding a row with them: they are the first
  * thing that it looks at.
@@ -48,6 +56,7 @@ SQL_FUNCTION(mmgpt_job_delete);
 static void
 check_training(const JobOptions *options)
 {
+	ErrorContextCallback context = {error_context_stack, tell_own_options, NULL};
 	EngineRequest request;
 	EngineAnswer answer;
 	size_t		length;
@@ -55,12 +64,14 @@ check_training(const JobOptions *options)
 
 	if (options->training == NULL)
 		return;
+	error_context_stack = &context;
 	text = request_json_text(options->training, &length);
 	request_begin(&request, WIRE_KIND_TRAIN_ENCODE);
 	request_add_bytes(&request, WIRE_FIELD_OPTIONS, text, length);
 	request_add_bytes(&request, WIRE_FIELD_PROMPT, "?", 1);
 	request_add_bytes(&request, WIRE_FIELD_RESPONSE, "!", 1);
 	engine_ask(&request, &answer);
+	error_context_stack = context.previous;
 }
 
 /* The name of the adapter to be: the table's, where none is given. */

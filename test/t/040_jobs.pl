@@ -49,6 +49,7 @@ load_pictures($node, 'postgres');
 load_examples($node);
 $node->safe_psql('postgres', q(
 	CREATE ROLE one LOGIN; CREATE ROLE other LOGIN; CREATE ROLE team NOLOGIN; GRANT team TO one;
+	ALTER ROLE one SET default_transaction_isolation = 'serializable';
 	CREATE TABLE secret AS SELECT * FROM examples;));
 
 # a job is part of its transaction
@@ -92,7 +93,10 @@ $node->safe_psql('postgres', q(
 	like(job($node, $job, "tokens_per_second > 0 AND time_left > '0' AND learning_rate > 0"), qr/^t$/, 'the view shows its speed');
 
 	# another job waits for its turn
-	my $second = finetune($node, 'second', SMALL);
+	my $second = $node->safe_psql('postgres',
+		"BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT mmgpt_finetune('examples', 'second', '${\SMALL}'); COMMIT");
+	my $waiting = session_start($node, 'postgres',
+		"BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT mmgpt_wait($second); COMMIT");
 	wait_until(sub { return job($node, $second, "state = 'queued' AND rows > 0") eq 't' });
 	is(job_state($node, $second), 'queued', 'a second job is queued');
 	my $third = finetune($node, 'third', SMALL);
@@ -106,6 +110,7 @@ $node->safe_psql('postgres', q(
 	$node->safe_psql('postgres', "SELECT mmgpt_cancel($job)");
 	is(wait_for_job($node, $job), 'cancelled', 'the first is cancelled');
 	is(wait_for_job($node, $second), 'done', 'and the second has its turn');
+	is((session_finish($waiting))[1], 'done', 'who waits sees that, whatever the transaction\'s snapshot');
 	cmp_ok(job_leftovers($node, $job), '>', 0, 'a cancelled job keeps its rows');
 	$node->safe_psql('postgres', "SELECT mmgpt_job_delete($job)");
 	is(job_leftovers($node, $job), '0', 'until it is deleted');
