@@ -48,7 +48,8 @@ ENGINE_OBJECTS := $(patsubst src/%,$(BUILD)/%.o,$(ENGINE_SOURCES))
 $(BUILD)/tensor/kernels_avx2.c.o: ISA_FLAGS := -mavx2 -mfma
 AVX512_FLAGS := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mprefer-vector-width=512
 $(BUILD)/tensor/kernels_avx512.c.o: ISA_FLAGS := $(AVX512_FLAGS)
-$(BUILD)/tensor/kernels_avx512bf16.c.o: ISA_FLAGS := $(AVX512_FLAGS) -mavx512bf16
+$(BUILD)/tensor/kernels_avx512vnni.c.o: ISA_FLAGS := $(AVX512_FLAGS) -mavx512vnni
+$(BUILD)/tensor/kernels_avx512bf16.c.o: ISA_FLAGS := $(AVX512_FLAGS) -mavx512vnni -mavx512bf16
 
 .PHONY: engine
 engine: $(BUILD)/mmgpt-engine

@@ -46,8 +46,9 @@ typedef struct CliArguments
 #define CLI_COMPUTE_HELP \
 	"  --device cpu|auto          where to compute (default: auto)\n" \
 	"  --threads N                threads (default: all cores)\n" \
-	"  --weights f32|bf16         format to compute in (default: as stored)\n" \
-	"  --instruction-set NAME     auto, avx512bf16, avx512, avx2 or portable (default: auto)\n" \
+	"  --weights f32|bf16|q8|q4   format to compute in (default: as stored)\n" \
+	"  --instruction-set NAME     auto, avx512bf16, avx512vnni, avx512, avx2 or portable\n" \
+	"                             (default: auto)\n" \
 	"  --attend-previous 0|1      media mode: following or preceding (default: the model's)\n"
 
 #define CLI_MODEL_HELP \

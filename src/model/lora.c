@@ -86,7 +86,8 @@ lora_tensor_name(int layer, LoraTarget target, bool b, char name[LORA_NAME_SIZE]
 static bool
 load_matrix(Model *model, const StoredTensor *stored, Weight *weight, Status *status)
 {
-	WeightPart	part = {stored->data, stored->type, stored->shape[0]};
+	WeightPart	part = {.data = stored->data, .type = stored->type, .outputs = stored->shape[0],
+		.name = stored->stored_name};
 
 	return model->backend->ops->weight_create(model->backend, &part, 1, stored->shape[1], TYPE_F32,
 											  weight, status);
@@ -201,7 +202,7 @@ create_pair(Model *model, LoraPair *pair, LoraTarget target, int r, const float 
 			Status *status)
 {
 	const BackendOps *ops = model->backend->ops;
-	WeightPart	part = {zeros, TYPE_F32, r};
+	WeightPart	part = {.data = zeros, .type = TYPE_F32, .outputs = r};
 	int			outputs;
 	int			inputs;
 

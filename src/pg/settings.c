@@ -64,6 +64,7 @@ static const struct config_enum_entry instruction_sets[] = {
 	{"avx2", 2, false},
 	{"avx512", 3, false},
 	{"avx512bf16", 4, false},
+	{"avx512vnni", 5, false},
 	{NULL, 0, false}
 };
 

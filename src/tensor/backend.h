@@ -26,7 +26,7 @@
 #include "tensor.h"
 
 /* Raised with every change of this file; a library of another version is refused. */
-#define BACKEND_VERSION 2
+#define BACKEND_VERSION 3
 
 /* Keys in one page of a KvPool. */
 #define KV_PAGE_KEYS 32
@@ -47,8 +47,10 @@ typedef struct Weight
 typedef struct WeightPart
 {
 	const void *data;
-	DataType	type;			/* f32, f16 or bf16 */
+	DataType	type;			/* f32, f16, bf16; q8 or q4: data are codes, see quantize.h */
 	int			outputs;
+	const void *scales;			/* q8, q4: bf16 [outputs, quantized_blocks(K)] */
+	const char *name;			/* for messages; NULL: none */
 } WeightPart;
 
 typedef enum Activation
@@ -195,8 +197,10 @@ typedef struct BackendOps
 	bool		(*synchronize) (Backend *backend, Status *status);
 
 	/*
-	 * Stack the parts and lay them out for products in the given format, TYPE_F32 or TYPE_BF16. A
-	 * product with a bf16 weight rounds x to bf16 too, and sums in f32.
+	 * Stack the parts and lay them out for products in the given format, TYPE_F32, TYPE_BF16, TYPE_Q8
+	 * or TYPE_Q4. A product with a bf16 weight rounds x to bf16 too, and sums in f32; one with a
+	 * quantised weight quantises x to 8 bits, multiplies integers, and sums blocks of inputs in f32.
+	 * STATUS_INVALID_MODEL: a number to be quantised is not finite.
 	 */
 	bool		(*weight_create) (Backend *backend, const WeightPart *parts, int count, int inputs,
 						  DataType format, Weight *weight, Status *status);
@@ -301,7 +305,8 @@ typedef struct BackendOps
 	void		(*scatter) (Backend *backend, Tensor y, Tensor x, Tensor index);
 	/*
 	 * dx [R, K] = [dx +] factor * dy [R, N] W: through matmul, from the very same packed weight
-	 * [N, K].
+	 * [N, K]. With a bf16 or quantised weight the product is one of bf16: dy and the weight's values
+	 * are rounded.
 	 */
 	void		(*matmul_backward) (Backend *backend, Tensor dx, Tensor dy, const Weight *weight,
 						   float factor, bool accumulate);
@@ -351,7 +356,7 @@ struct Backend
 typedef struct CpuOptions
 {
 	int			threads;		/* 0: all cores this process may use */
-	/* NULL or "auto": the best; "portable", "avx2", "avx512", "avx512bf16" */
+	/* NULL or "auto": the best; "portable", "avx2", "avx512", "avx512vnni", "avx512bf16" */
 	const char *instruction_set;
 } CpuOptions;
 

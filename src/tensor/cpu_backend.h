@@ -12,7 +12,7 @@
  * Rows whose sums a thread keeps while a panel of weights goes by; a multiple of every tile_rows.
  */
 #define MATMUL_ROW_BLOCK 96
-/* Rows of a bf16 product that are rounded before they are multiplied; the next ones follow. */
+/* Rows of a product that are rounded before they are multiplied; the next ones follow. */
 #define MATMUL_ROUNDED_ROWS (4 * MATMUL_ROW_BLOCK)
 /* Widest panel of any kernel set. */
 #define MATMUL_MAX_PANEL 64
@@ -38,7 +38,7 @@ typedef struct CpuBackend
 	float	   *sums;			/* [threads, MATMUL_ROW_BLOCK * MATMUL_MAX_PANEL] */
 
 	/* Grown when weights and pools in bf16 are made, so that products find them large enough. */
-	/* x of a product, or dy on its way back, by round_row: [MATMUL_ROUNDED_ROWS, K or N] */
+	/* x of a product by round_row or quantize_row, or dy on its way back: [MATMUL_ROUNDED_ROWS, ..] */
 	void	   *rounded;
 	size_t		rounded_size;
 	void	   *queries;		/* of attention, for each thread: [ATTEND_MAX_ROWS, D] */
@@ -64,17 +64,26 @@ cpu_row(Tensor tensor, int r)
 /* Bytes of a cache line. */
 #define CPU_LINE 64
 
-/* Words of 32 bits along a depth of a packed weight: each an f32, or two bf16. */
+/* Words of 32 bits along a depth of a packed weight, f32 or bf16: each an f32, or two bf16. */
 static inline size_t
 cpu_weight_steps(DataType format, int depth)
 {
 	return format == TYPE_BF16 ? ((size_t) depth + 1) / 2 : (size_t) depth;
 }
 
-/* cpu_matmul.c */
+/* Bytes of a block of inputs of one panel of a quantised weight, see kernels_quantized.h. */
+static inline size_t
+cpu_quantized_block_bytes(DataType format, int panel)
+{
+	return (size_t) panel * (sizeof(uint16_t) + (size_t) quantized_row_bytes(format, QUANTIZED_BLOCK));
+}
+
+/* cpu_weight.c */
 extern bool cpu_weight_create(Backend *backend, const WeightPart *parts, int count, int inputs,
 							  DataType format, Weight *weight, Status *status);
 extern void cpu_weight_destroy(Backend *backend, Weight *weight);
+
+/* cpu_matmul.c */
 extern void cpu_matmul(Backend *backend, Tensor y, Tensor x, const Weight *weight,
 					   Epilogue epilogue);
 

@@ -36,6 +36,22 @@ typedef struct MatmulBackwardJob
 	int			steps;			/* along the outputs, which are summed over */
 } MatmulBackwardJob;
 
+/* What the product is computed in: of quantised weights the values are rounded to bf16. */
+static DataType
+backward_type(const Weight *weight)
+{
+	return weight->type == TYPE_F32 ? TYPE_F32 : TYPE_BF16;
+}
+
+/* A panel of quantised weights. */
+static const uint8_t *
+quantized_panel(const MatmulBackwardJob *job, int panel)
+{
+	return (const uint8_t *) job->weight->data + (size_t) panel *
+		(size_t) quantized_blocks(job->weight->inputs) *
+		cpu_quantized_block_bytes(job->weight->type, job->cpu->kernels->panel);
+}
+
 /*
  * Turn the weights of outputs [first_output, + BACKWARD_DEPTH) and inputs [first_input, + inputs)
  * into turned [steps along the outputs, panel].
@@ -45,7 +61,7 @@ turn_block(const MatmulBackwardJob *job, int first_output, int first_input, int 
 		   uint32_t *turned)
 {
 	const Kernels *kernels = job->cpu->kernels;
-	DataType	type = job->weight->type;
+	DataType	type = backward_type(job->weight);
 	size_t		panel = (size_t) kernels->panel;
 	size_t		depth = cpu_weight_steps(type, job->weight->inputs);
 
@@ -56,7 +72,11 @@ turn_block(const MatmulBackwardJob *job, int first_output, int first_input, int 
 							   cpu_weight_steps(type, first_input) * panel;
 		uint32_t   *to = turned + cpu_weight_steps(type, n - first_output) * panel;
 
-		if (type == TYPE_BF16)
+		if (data_type_is_quantized(job->weight->type))
+			kernels->turn_quantized(job->weight->type, first_input,
+									(int) cpu_weight_steps(type, inputs),
+									quantized_panel(job, n / kernels->panel), to);
+		else if (type == TYPE_BF16)
 			kernels->transpose_pairs((int) cpu_weight_steps(type, inputs), from, to);
 		else
 			kernels->transpose(inputs, kernels->panel, (const float *) (const void *) from, panel,
@@ -86,7 +106,8 @@ prefetch_begin(const MatmulBackwardJob *job, int first_output, int first_input)
 	size_t		depth = cpu_weight_steps(weight->type, weight->inputs);
 	size_t		piece;
 
-	if (inputs <= 0)
+	/* quantised weights are small, and come in pieces that are long enough to be seen */
+	if (inputs <= 0 || data_type_is_quantized(weight->type))
 		return (Prefetch) {.at = NULL};
 	outputs = outputs < BACKWARD_DEPTH ? outputs : BACKWARD_DEPTH;
 	piece = (cpu_weight_steps(weight->type, inputs) * row + CPU_LINE - 1) / CPU_LINE * CPU_LINE;
@@ -129,7 +150,7 @@ multiply_tile(const MatmulBackwardJob *job, int first_row, int rows, int inputs,
 	const char *rounded = job->cpu->rounded;
 	size_t		stride = (size_t) job->steps;
 
-	if (job->weight->type == TYPE_BF16)
+	if (backward_type(job->weight) == TYPE_BF16)
 		kernels->multiply_panel_bf16(rows, steps,
 									 rounded + ((size_t) first_row * stride + (size_t) step) * 2 *
 										 (size_t) kernels->rounded_size,
@@ -173,7 +194,7 @@ multiply_turned(const MatmulBackwardJob *job, const BackwardBlock *block, int st
 {
 	const Kernels *kernels = job->cpu->kernels;
 	int			tile = kernels->tile_rows;
-	int			depth = (int) cpu_weight_steps(job->weight->type, BACKWARD_DEPTH);
+	int			depth = (int) cpu_weight_steps(backward_type(job->weight), BACKWARD_DEPTH);
 	bool		last = step + steps == job->steps;
 	int			next_output = last ? 0 : (step / depth + 1) * BACKWARD_DEPTH;
 	int			tiles = (block->rows + tile - 1) / tile;
@@ -199,7 +220,7 @@ matmul_backward_task(void *argument, int task, int thread)
 {
 	MatmulBackwardJob *job = argument;
 	int			panel = job->cpu->kernels->panel;
-	int			depth = (int) cpu_weight_steps(job->weight->type, BACKWARD_DEPTH);
+	int			depth = (int) cpu_weight_steps(backward_type(job->weight), BACKWARD_DEPTH);
 	float	   *scratch = job->cpu->backward + (size_t) thread * BACKWARD_SCRATCH;
 	BackwardBlock block = {.first_row = task % job->row_blocks * job->block_rows,
 						   .rows = job->block_rows,
@@ -245,7 +266,7 @@ multiply_backward(MatmulBackwardJob *job)
 	/* blocks of the same size, of whole tiles: a small last one would pay for turning alone */
 	job->row_blocks = (job->dy.rows + BACKWARD_ROW_BLOCK - 1) / BACKWARD_ROW_BLOCK;
 	job->block_rows = (tiles + job->row_blocks - 1) / job->row_blocks * tile;
-	if (weight->type == TYPE_BF16)
+	if (backward_type(weight) == TYPE_BF16)
 		cpu_run(job->cpu, round_task, job, job->dy.rows, (double) job->dy.rows * weight->outputs);
 	cpu_run(job->cpu, matmul_backward_task, job, panels * job->row_blocks,
 			(double) job->dy.rows * weight->outputs * weight->inputs);
@@ -255,7 +276,7 @@ void
 cpu_matmul_backward(Backend *backend, Tensor dx, Tensor dy, const Weight *weight, float factor,
 					bool accumulate)
 {
-	int			passes = weight->type == TYPE_BF16
+	int			passes = backward_type(weight) == TYPE_BF16
 							 ? (dy.rows + MATMUL_ROUNDED_ROWS - 1) / MATMUL_ROUNDED_ROWS
 							 : 1;
 	int			pass = passes > 0 ? (dy.rows + passes - 1) / passes : 0;
@@ -263,7 +284,7 @@ cpu_matmul_backward(Backend *backend, Tensor dx, Tensor dy, const Weight *weight
 							 .weight = weight,
 							 .factor = factor,
 							 .accumulate = accumulate,
-							 .steps = (int) cpu_weight_steps(weight->type, weight->outputs)};
+							 .steps = (int) cpu_weight_steps(backward_type(weight), weight->outputs)};
 
 	for (int row = 0; row < dy.rows; row += pass)
 	{

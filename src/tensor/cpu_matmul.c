@@ -1,20 +1,12 @@
 /*
- * cpu_matmul.c - products with packed weights.
- *
- * A weight matrix [N, K] is cut into panels of as many outputs as the kernels
- * take side by side, each stored step by step of the depth, so that a product reads it as one
- * stream:
- *
- *	panel 0: w[0..P)[step 0], w[0..P)[step 1], ...   panel 1: ...
- *
- * A step is a word of 32 bits for each output: an f32, or two bf16 of neighbouring depths.
+ * cpu_matmul.c - products with packed weights, see cpu_weight.c.
  *
  * A task is one panel for one block of rows. The block's sums stay in a small
  * buffer of the thread while the depth goes by in blocks that fit the cache; then
  * bias, activation, scale and residual are applied on the way out. The sum of an
  * output is one chain over its depth, whatever the blocks.
  *
- * For bf16, the rows of x are rounded first, MATMUL_ROUNDED_ROWS at a time.
+ * For bf16 and quantised weights, the rows of x are rounded first, MATMUL_ROUNDED_ROWS at a time.
  */
 #include "cpu_backend.h"
 
@@ -26,125 +18,11 @@
  */
 #define STEP_BLOCK 512
 
-/* Depths that are packed at once; even. */
-#define PACK_DEPTH 256
-
-typedef struct PackJob
-{
-	const WeightPart *parts;
-	int			count;
-	int			inputs;
-	const Kernels *kernels;
-	DataType	format;
-	uint32_t   *packed;
-} PackJob;
-
-/* The part that holds an output, and the output's row in it; NULL past the last. */
-static const WeightPart *
-find_part(const PackJob *job, int output, int *row)
-{
-	for (int i = 0; i < job->count; i++)
-	{
-		if (output < job->parts[i].outputs)
-		{
-			*row = output;
-			return &job->parts[i];
-		}
-		output -= job->parts[i].outputs;
-	}
-	return NULL;
-}
-
 /*
- * Depths [k, k + length) of an output as f32, length at most PACK_DEPTH; zero past the last
- * output. One more element is zero, for the pair of an odd last depth.
+ * Steps of a block of quantised weights, each QUANTIZED_BLOCK inputs: 8 * 34 * 64 = 17 KB stay in
+ * the first-level cache, as so small a tile of rows goes over them often.
  */
-static void
-read_depths(const PackJob *job, int output, int k, int length, float *values)
-{
-	int			row = 0;
-	const WeightPart *part = find_part(job, output, &row);
-	size_t		first = (size_t) row * (size_t) job->inputs + (size_t) k;
-
-	values[length] = 0.0f;
-	if (part == NULL)
-		memset(values, 0, (size_t) length * sizeof(float));
-	else
-		convert_to_f32((const char *) part->data + first * data_type_size(part->type), part->type,
-					   (size_t) length, values);
-}
-
-/* Pack one panel: transpose its rows, converted to the format; outputs past the last are zero. */
-static void
-pack_panel(void *argument, int task, int thread)
-{
-	PackJob    *job = argument;
-	size_t		panel = (size_t) job->kernels->panel;
-	size_t		steps = cpu_weight_steps(job->format, job->inputs);
-	uint32_t   *packed = job->packed + (size_t) task * steps * panel;
-	float		values[PACK_DEPTH + 1];
-	uint32_t	words[PACK_DEPTH + 1];
-
-	for (int k = 0; k < job->inputs; k += PACK_DEPTH)
-	{
-		int			length = job->inputs - k < PACK_DEPTH ? job->inputs - k : PACK_DEPTH;
-		uint32_t   *block = packed + cpu_weight_steps(job->format, k) * panel;
-		size_t		steps_here = cpu_weight_steps(job->format, length);
-
-		for (size_t p = 0; p < panel; p++)
-		{
-			read_depths(job, task * job->kernels->panel + (int) p, k, length, values);
-			if (job->format == TYPE_BF16)
-				job->kernels->convert_bf16(length + 1, values, (uint16_t *) words);
-			else
-				memcpy(words, values, (size_t) length * sizeof(float));
-			for (size_t i = 0; i < steps_here; i++)
-				block[i * panel + p] = words[i];
-		}
-	}
-}
-
-bool
-cpu_weight_create(Backend *backend, const WeightPart *parts, int count, int inputs, DataType format,
-				  Weight *weight, Status *status)
-{
-	CpuBackend *cpu = (CpuBackend *) backend;
-	int			panel = cpu->kernels->panel;
-	size_t		steps = cpu_weight_steps(format, inputs);
-	size_t		longest;
-	int			outputs = 0;
-	int			panels;
-	PackJob		job = {parts, count, inputs, cpu->kernels, format, NULL};
-
-	if (format != TYPE_F32 && format != TYPE_BF16)
-		return status_set(status, STATUS_NOT_SUPPORTED, "weights in %s are not supported",
-						  data_type_name(format));
-	for (int i = 0; i < count; i++)
-		outputs += parts[i].outputs;
-	/* for x and, in training, for dy; what is never used never becomes resident */
-	longest = outputs > inputs ? cpu_weight_steps(format, outputs) : steps;
-	if (format == TYPE_BF16 &&
-		!cpu_grow(backend, &cpu->rounded, &cpu->rounded_size,
-				  MATMUL_ROUNDED_ROWS * 2 * longest * (size_t) cpu->kernels->rounded_size, status))
-		return false;
-	panels = (outputs + panel - 1) / panel;
-	weight->outputs = outputs;
-	weight->inputs = inputs;
-	weight->type = format;
-	weight->bytes = (size_t) panels * (size_t) panel * steps * sizeof(uint32_t);
-	if (!backend->ops->allocate(backend, weight->bytes, &weight->data, status))
-		return false;
-	job.packed = weight->data;
-	cpu_run(cpu, pack_panel, &job, panels, (double) outputs * inputs);
-	return true;
-}
-
-void
-cpu_weight_destroy(Backend *backend, Weight *weight)
-{
-	backend->ops->release(backend, weight->data);
-	weight->data = NULL;
-}
+#define QUANTIZED_STEP_BLOCK 8
 
 /* One pass over rows of x. */
 typedef struct MatmulJob
@@ -155,7 +33,10 @@ typedef struct MatmulJob
 	const Weight *weight;
 	Epilogue	epilogue;
 	int			row_blocks;
-	int			steps;			/* along the depth */
+	int			steps;			/* along the depth: words, or blocks of a quantised weight */
+	size_t		step_bytes;		/* of a panel */
+	int			step_block;		/* steps that stay in a cache while the rows go by */
+	int			tile_rows;
 } MatmulJob;
 
 /* One panel of outputs for a block of rows. */
@@ -165,7 +46,7 @@ typedef struct MatmulBlock
 	int			rows;
 	int			first_output;
 	int			outputs;
-	const uint32_t *weights;	/* [steps, panel] */
+	const uint8_t *weights;		/* [steps, panel] */
 	float	   *sums;			/* [rows, panel] */
 } MatmulBlock;
 
@@ -174,20 +55,32 @@ static void
 multiply_tile(const MatmulJob *job, const MatmulBlock *block, int r, int rows, int step, int steps)
 {
 	const Kernels *kernels = job->cpu->kernels;
-	const char *rounded = job->cpu->rounded;
 	size_t		stride = (size_t) job->steps;
 	int			row = block->first_row + r;
-	const uint32_t *weights = block->weights + (size_t) step * (size_t) kernels->panel;
+	size_t		at = (size_t) row * stride + (size_t) step;
+	const uint8_t *weights = block->weights + (size_t) step * job->step_bytes;
 	float	   *sums = block->sums + (size_t) r * (size_t) kernels->panel;
+	const QuantizedBlock *quantized = job->cpu->rounded;
 
-	if (job->weight->type == TYPE_BF16)
-		kernels->multiply_panel_bf16(rows, steps,
-									 rounded + ((size_t) row * stride + (size_t) step) * 2 *
-										 (size_t) kernels->rounded_size,
-									 stride, weights, sums, step == 0);
-	else
-		kernels->multiply_panel(rows, block->outputs, steps, cpu_row(job->x, row) + step,
-								(size_t) job->x.stride, (const float *) weights, sums, step == 0);
+	switch (job->weight->type)
+	{
+		case TYPE_Q8:
+			kernels->multiply_panel_q8(rows, steps, quantized + at, stride, weights, sums, step == 0);
+			break;
+		case TYPE_Q4:
+			kernels->multiply_panel_q4(rows, steps, quantized + at, stride, weights, sums, step == 0);
+			break;
+		case TYPE_BF16:
+			kernels->multiply_panel_bf16(rows, steps,
+										 (const char *) job->cpu->rounded +
+											 at * 2 * (size_t) kernels->rounded_size,
+										 stride, weights, sums, step == 0);
+			break;
+		default:
+			kernels->multiply_panel(rows, block->outputs, steps, cpu_row(job->x, row) + step,
+									(size_t) job->x.stride, (const float *) (const void *) weights,
+									sums, step == 0);
+	}
 }
 
 /* Bias, activation, scale and residual, for rows whose sums are complete. */
@@ -208,17 +101,17 @@ finish_rows(const MatmulJob *job, const MatmulBlock *block, int r, int rows)
 static void
 multiply_block(const MatmulJob *job, const MatmulBlock *block)
 {
-	int			tile = job->cpu->kernels->tile_rows;
+	int			tile = job->tile_rows;
 
-	for (int step = 0; step < job->steps; step += STEP_BLOCK)
+	for (int step = 0; step < job->steps; step += job->step_block)
 	{
-		bool		last = job->steps - step <= STEP_BLOCK;
+		bool		last = job->steps - step <= job->step_block;
 
 		for (int r = 0; r < block->rows; r += tile)
 		{
 			int			rows = block->rows - r < tile ? block->rows - r : tile;
 
-			multiply_tile(job, block, r, rows, step, last ? job->steps - step : STEP_BLOCK);
+			multiply_tile(job, block, r, rows, step, last ? job->steps - step : job->step_block);
 			if (last)
 				finish_rows(job, block, r, rows);
 		}
@@ -239,25 +132,29 @@ matmul_task(void *argument, int task, int thread)
 		block.rows = job->x.rows - block.first_row;
 	if (job->weight->outputs - block.first_output < block.outputs)
 		block.outputs = job->weight->outputs - block.first_output;
-	block.weights = (const uint32_t *) job->weight->data +
-		(size_t) block.first_output * (size_t) job->steps;
+	block.weights = (const uint8_t *) job->weight->data +
+		(size_t) (block.first_output / panel) * (size_t) job->steps * job->step_bytes;
 	block.sums = job->cpu->sums + (size_t) thread * MATMUL_ROW_BLOCK * MATMUL_MAX_PANEL;
 	multiply_block(job, &block);
 }
 
-/* Round one row of x into the backend's buffer. */
+/* Round or quantise one row of x into the backend's buffer. */
 static void
 round_task(void *argument, int row, int thread)
 {
 	MatmulJob  *job = argument;
 	const Kernels *kernels = job->cpu->kernels;
+	size_t		at = (size_t) row * (size_t) job->steps;
 
-	kernels->round_row(job->weight->inputs, cpu_row(job->x, row),
-					   (char *) job->cpu->rounded +
-						   (size_t) row * (size_t) job->steps * 2 * (size_t) kernels->rounded_size);
+	if (job->weight->type == TYPE_BF16)
+		kernels->round_row(job->weight->inputs, cpu_row(job->x, row),
+						   (char *) job->cpu->rounded + at * 2 * (size_t) kernels->rounded_size);
+	else
+		kernels->quantize_row(job->weight->inputs, cpu_row(job->x, row),
+							  (QuantizedBlock *) job->cpu->rounded + at);
 }
 
-/* Run tasks for as many rows as x has; in bf16 at most MATMUL_ROUNDED_ROWS. */
+/* Run tasks for as many rows as x has; unless in f32, at most MATMUL_ROUNDED_ROWS. */
 static void
 multiply_rows(MatmulJob *job)
 {
@@ -266,7 +163,7 @@ multiply_rows(MatmulJob *job)
 	int			panels = (weight->outputs + panel - 1) / panel;
 
 	job->row_blocks = (job->x.rows + MATMUL_ROW_BLOCK - 1) / MATMUL_ROW_BLOCK;
-	if (weight->type == TYPE_BF16)
+	if (weight->type != TYPE_F32)
 		cpu_run(job->cpu, round_task, job, job->x.rows, (double) job->x.rows * weight->inputs);
 	cpu_run(job->cpu, matmul_task, job, panels * job->row_blocks,
 			(double) job->x.rows * weight->outputs * weight->inputs);
@@ -276,9 +173,19 @@ void
 cpu_matmul(Backend *backend, Tensor y, Tensor x, const Weight *weight, Epilogue epilogue)
 {
 	CpuBackend *cpu = (CpuBackend *) backend;
-	int			pass = weight->type == TYPE_BF16 ? MATMUL_ROUNDED_ROWS : x.rows;
-	MatmulJob	job = {.cpu = cpu, .weight = weight, .epilogue = epilogue,
-		.steps = (int) cpu_weight_steps(weight->type, weight->inputs)};
+	const Kernels *kernels = cpu->kernels;
+	bool		quantized = data_type_is_quantized(weight->type);
+	int			pass = weight->type == TYPE_F32 ? x.rows : MATMUL_ROUNDED_ROWS;
+	MatmulJob	job = {
+		.cpu = cpu,
+		.weight = weight,
+		.epilogue = epilogue,
+		.steps = quantized ? quantized_blocks(weight->inputs)
+						   : (int) cpu_weight_steps(weight->type, weight->inputs),
+		.step_bytes = quantized ? cpu_quantized_block_bytes(weight->type, kernels->panel)
+								: (size_t) kernels->panel * sizeof(uint32_t),
+		.step_block = quantized ? QUANTIZED_STEP_BLOCK : STEP_BLOCK,
+		.tile_rows = quantized ? kernels->quantized_rows : kernels->tile_rows};
 
 	for (int row = 0; row < x.rows; row += pass)
 	{

@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 #include "backend.h"
+#include "quantize.h"
 #include "status.h"
 
 /* Rows of queries that share one walk over the keys; a multiple of the lanes of every vector. */
@@ -62,11 +63,23 @@ typedef struct StridedProduct
 	size_t		sums_row;
 } StridedProduct;
 
+/* Bits of 2^-100: a block of x whose numbers are all smaller is zero. */
+#define QUANTIZED_SMALLEST 0x0D800000
+
+/* QUANTIZED_BLOCK elements of a row of x: scale * values, values in -127 .. 127. */
+typedef struct QuantizedBlock
+{
+	int8_t		values[QUANTIZED_BLOCK];
+	float		scale;			/* NaN: one of them is not finite */
+	int32_t		sum;			/* of values */
+} QuantizedBlock;
+
 typedef struct Kernels
 {
 	const char *name;
 	int			panel;			/* outputs side by side in packed weights */
 	int			tile_rows;		/* rows that multiply_panel takes at most */
+	int			quantized_rows;	/* rows that multiply_panel_q8 and _q4 take at most */
 	int			rounded_size;	/* bytes of an element as round_row leaves it */
 
 	/*
@@ -91,6 +104,21 @@ typedef struct Kernels
 	 */
 	void		(*multiply_panel_bf16) (int rows, int pairs, const void *x, size_t x_stride,
 								const void *weights, float *sums, bool first);
+	/*
+	 * x [count] quantised to 8 bits in blocks, zeros behind the last: with d = (largest magnitude)
+	 * / 127 the values are x * (127 / largest magnitude), rounded to nearest even.
+	 */
+	void		(*quantize_row) (int count, const float *x, QuantizedBlock *blocks);
+	/*
+	 * sums [rows, panel] = or += x [rows, blocks] * weights, packed as kernels_quantized.h says.
+	 * x_stride blocks from row to row. Each output is a chain over the blocks in order: sum = sum +
+	 * (the sum of the products of a block's integers, exact) * (scale of weights * scale of x),
+	 * every operation rounded to f32. All instruction sets give the same bits.
+	 */
+	void		(*multiply_panel_q8) (int rows, int blocks, const QuantizedBlock *x,
+							  size_t x_stride, const uint8_t *weights, float *sums, bool first);
+	void		(*multiply_panel_q4) (int rows, int blocks, const QuantizedBlock *x,
+							  size_t x_stride, const uint8_t *weights, float *sums, bool first);
 	/* y [count] = [y +] scale * activation(sums + bias); bias NULL: none. */
 	void		(*finish_row) (int count, const float *sums, const float *bias,
 					   Activation activation, float scale, bool accumulate, float *y);
@@ -129,6 +157,12 @@ typedef struct Kernels
 	 * panel], each two outputs of an input. steps at most panel / 2; inputs past them are zero.
 	 */
 	void		(*transpose_pairs) (int steps, const uint32_t *from, uint32_t *to);
+	/*
+	 * The same from a panel of quantised weights, rounded to bf16: 2 * steps inputs from `first` on,
+	 * a multiple of the panel.
+	 */
+	void		(*turn_quantized) (DataType type, int first, int steps, const uint8_t *panel,
+						   uint32_t *to);
 	/* dx += gradient of the norm at x for dy. */
 	void		(*layer_norm_backward) (int columns, const float *x, const float *weight,
 							   float epsilon, const float *dy, float *dx);
@@ -155,6 +189,7 @@ extern const Kernels kernels_portable;
 #if defined(__x86_64__)
 extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
+extern const Kernels kernels_avx512vnni;
 extern const Kernels kernels_avx512bf16;
 #endif
 

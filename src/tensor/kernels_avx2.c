@@ -22,8 +22,26 @@ v_largest(Vector v)
 	return _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
 }
 
+/*
+ * Without an instruction for four bytes, two for two numbers of 16 bits do it: the even bytes and
+ * the odd ones. None can overflow.
+ */
+#define HAS_DOT_BYTES
+static inline IntVector
+v_dot_bytes(IntVector sum, IntVector codes, int32_t x)
+{
+	__m256i		bytes = _mm256_set1_epi32(x);
+	__m256i		even = _mm256_madd_epi16(_mm256_and_si256((__m256i) codes, _mm256_set1_epi16(255)),
+										 _mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8));
+	__m256i		odd = _mm256_madd_epi16(_mm256_srli_epi16((__m256i) codes, 8),
+										_mm256_srai_epi16(bytes, 8));
+
+	return sum + (IntVector) even + (IntVector) odd;
+}
+
 #define PANEL_VECTORS 2
 #define TILE_ROWS 6
+#define QUANTIZED_ROWS 2
 #define SCORE_ROWS 4
 #define VALUE_ROWS 2
 #define KERNELS kernels_avx2

@@ -15,5 +15,13 @@ typedef int IntVector __attribute__((vector_size(64)));
 
 #define PANEL_VECTORS 4
 #define TILE_ROWS 6
+#define QUANTIZED_ROWS 3
 #define SCORE_ROWS 8
 #define VALUE_ROWS 4
+
+#ifdef __AVX512VNNI__
+/* Four products of bytes for each lane in one instruction. */
+#define HAS_DOT_BYTES
+#define v_dot_bytes(sum, codes, x) \
+	((IntVector) _mm512_dpbusd_epi32((__m512i) (sum), (__m512i) (codes), _mm512_set1_epi32(x)))
+#endif

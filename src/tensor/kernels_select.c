@@ -35,9 +35,15 @@ avx512_supported(void)
 }
 
 static bool
+avx512vnni_supported(void)
+{
+	return avx512_supported() && __builtin_cpu_supports("avx512vnni");
+}
+
+static bool
 avx512bf16_supported(void)
 {
-	return avx512_supported() && __builtin_cpu_supports("avx512bf16");
+	return avx512vnni_supported() && __builtin_cpu_supports("avx512bf16");
 }
 #endif
 
@@ -45,6 +51,7 @@ avx512bf16_supported(void)
 static const Candidate candidates[] = {
 #if defined(__x86_64__)
 	{&kernels_avx512bf16, avx512bf16_supported},
+	{&kernels_avx512vnni, avx512vnni_supported},
 	{&kernels_avx512, avx512_supported},
 	{&kernels_avx2, avx2_supported},
 #endif
@@ -72,7 +79,7 @@ kernels_select(const char *name, Status *status)
 		}
 	}
 	status_set(status, STATUS_INVALID_ARGUMENT, "unknown instruction set \"%s\"", name);
-	status_hint(status, "Use auto, avx512bf16, avx512, avx2 or portable.");
+	status_hint(status, "Use auto, avx512bf16, avx512vnni, avx512, avx2 or portable.");
 	return NULL;
 }
 

@@ -11,6 +11,7 @@
  *	v_largest(a)				largest lane
  *	PANEL_VECTORS				vectors across a panel of outputs
  *	TILE_ROWS					rows of a product's register tile
+ *	QUANTIZED_ROWS				the same of a product with quantised weights
  *	SCORE_ROWS, VALUE_ROWS		rows of the register tiles of attention
  *	KERNELS						name of the table to define
  *	KERNELS_NAME				its name for users
@@ -21,6 +22,10 @@
  *	v_store_rounded(p, a)		LANES elements, rounded
  *	v_store_bf16(p, a)			the same as bf16
  *	v_dot_pair(sum, x, w)		a step of a bf16 product, see kernels_products.h
+ *
+ * and, where it multiplies bytes, HAS_DOT_BYTES with
+ *
+ *	v_dot_bytes(sum, w, x)		see kernels_quantized.h
  */
 #include <float.h>
 #include <math.h>
@@ -337,16 +342,21 @@ rotate(int half, float direction, const float *cosines, const float *sines, floa
 #include "kernels_products.h"
 #include "kernels_attention.h"
 #include "kernels_backward_template.h"
+#include "kernels_quantized.h"
 
 const Kernels KERNELS = {
 	.name = KERNELS_NAME,
 	.panel = PANEL,
 	.tile_rows = TILE_ROWS,
+	.quantized_rows = QUANTIZED_ROWS,
 	.rounded_size = sizeof(Rounded),
 	.multiply_panel = multiply_panel,
 	.round_row = round_row,
 	.convert_bf16 = convert_bf16,
 	.multiply_panel_bf16 = multiply_panel_bf16,
+	.quantize_row = quantize_row,
+	.multiply_panel_q8 = multiply_panel_q8,
+	.multiply_panel_q4 = multiply_panel_q4,
 	.finish_row = finish_row,
 	.layer_norm = layer_norm,
 	.rms_norm = rms_norm,
@@ -359,6 +369,7 @@ const Kernels KERNELS = {
 	.multiply_strided = multiply_strided,
 	.transpose = transpose,
 	.transpose_pairs = transpose_pairs,
+	.turn_quantized = turn_quantized,
 	.layer_norm_backward = layer_norm_backward,
 	.rms_norm_backward = rms_norm_backward,
 	.gelu_backward = gelu_backward,

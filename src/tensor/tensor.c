@@ -17,6 +17,9 @@ data_type_size(DataType type)
 		case TYPE_BF16:
 			return 2;
 		case TYPE_U8:
+		case TYPE_I8:
+		case TYPE_Q8:
+		case TYPE_Q4:
 			return 1;
 	}
 	return 1;
@@ -25,7 +28,7 @@ data_type_size(DataType type)
 const char *
 data_type_name(DataType type)
 {
-	static const char *const names[] = {"f32", "f16", "bf16", "i32", "u8"};
+	static const char *const names[] = {"f32", "f16", "bf16", "i32", "u8", "i8", "q8", "q4"};
 
 	return names[type];
 }
@@ -120,5 +123,9 @@ convert_to_f32(const void *from, DataType type, size_t count, float *to)
 				to[i] = type == TYPE_U8 ? (float) ((const uint8_t *) from)[i] :
 					(float) ((const int32_t *) from)[i];
 			break;
+		case TYPE_I8:
+		case TYPE_Q8:
+		case TYPE_Q4:
+			break;				/* codes without their scales are no numbers */
 	}
 }

@@ -18,7 +18,11 @@ typedef enum DataType
 	TYPE_F16,
 	TYPE_BF16,
 	TYPE_I32,
-	TYPE_U8
+	TYPE_U8,
+	TYPE_I8,
+	/* weights in blocks with a scale each, see quantize.h; no tensor has such elements */
+	TYPE_Q8,
+	TYPE_Q4
 } DataType;
 
 typedef struct Tensor

@@ -37,7 +37,7 @@ SELECT is_empty($$SELECT name FROM ours WHERE coalesce(short_desc, '') !~ '^[A-Z
 SELECT is((SELECT enumvals FROM ours WHERE name = 'mmgpt.weight_format'),
 	ARRAY['stored', 'f32', 'bf16', 'q8', 'q4'], 'formats of weights');
 SELECT is((SELECT enumvals FROM ours WHERE name = 'mmgpt.instruction_set'),
-	ARRAY['auto', 'portable', 'avx2', 'avx512', 'avx512bf16'], 'instruction sets');
+	ARRAY['auto', 'portable', 'avx2', 'avx512', 'avx512bf16', 'avx512vnni'], 'instruction sets');
 
 -- a session cannot choose which files the server reads
 SELECT throws_ok('SET mmgpt.model = ''/etc''', '55P02', NULL, 'the model is no session''s choice');

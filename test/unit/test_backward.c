@@ -124,7 +124,7 @@ make_bf16_weight(Backend *backend, Tensor values)
 {
 	Tensor		dense = tensor_make(take((size_t) (values.rows * values.columns) * sizeof(float)),
 									TYPE_F32, values.rows, values.columns);
-	WeightPart	part = {dense.data, TYPE_F32, values.rows};
+	WeightPart	part = {.data = dense.data, .type = TYPE_F32, .outputs = values.rows};
 	Weight		weight;
 	Status		status;
 

@@ -155,7 +155,7 @@ static float *
 multiply(const char *set, Shape shape, const float *x, const float *w)
 {
 	Backend    *backend = open_backend(set, 2);
-	WeightPart	part = {w, TYPE_F32, shape.outputs};
+	WeightPart	part = {.data = w, .type = TYPE_F32, .outputs = shape.outputs};
 	float	   *y = calloc((size_t) shape.rows * (size_t) shape.outputs, sizeof(float));
 	Weight		weight;
 	Status		status;
