@@ -130,6 +130,6 @@ extern int	cli_generate(int argc, char **argv);
 extern int	cli_finetune(int argc, char **argv);
 extern int	cli_serve(int argc, char **argv);
 extern int	cli_bench(int argc, char **argv);
-extern int	cli_unsupported(int argc, char **argv);
+extern int	cli_quantize(int argc, char **argv);
 
 #endif

@@ -24,7 +24,7 @@ static const Command commands[] = {
 	{"generate", cli_generate, "answer a prompt about pictures"},
 	{"finetune", cli_finetune, "train a LoRA adapter on rows of a file"},
 	{"serve", cli_serve, "answer the backends of a PostgreSQL server"},
-	{"quantize", cli_unsupported, "make 8-bit or 4-bit weights (not supported yet)"},
+	{"quantize", cli_quantize, "make 8-bit or 4-bit weights"},
 	{"bench", cli_bench, "measure speed"},
 };
 

@@ -107,6 +107,15 @@ lora_find_tensors(const Model *model, TensorStore *store, int layer, LoraTarget 
 	*b = tensor_store_find(store, name);
 	if (*a == NULL && *b == NULL)
 		return true;
+	for (int i = 0; i < 2; i++)
+	{
+		const StoredTensor *tensor = i == 0 ? *a : *b;
+
+		if (tensor != NULL && !stored_tensor_is_floating(tensor))
+			return status_set(status, STATUS_INVALID_MODEL,
+							  "adapter tensor \"%s\" has a type other than F32, F16 and BF16",
+							  tensor->stored_name);
+	}
 	lora_target_shape(&model->config, target, &outputs, &inputs);
 	if (*a != NULL && *b != NULL && (*a)->dimensions == 2 && (*b)->dimensions == 2 &&
 		(*a)->shape[1] == inputs && (*b)->shape[0] == outputs &&

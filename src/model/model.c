@@ -103,7 +103,7 @@ draw_weights(Model *model, Status *status)
 {
 	LoadProgress progress = load_progress(model);
 
-	model->format = model->options.weights == WEIGHTS_F32 ? TYPE_F32 : TYPE_BF16;
+	model->format = weight_format_type(model->options.weights);
 	return model_weights_draw(&model->config, model->backend, model->format, &progress,
 							  model->arena, &model->weights, status);
 }
@@ -173,7 +173,7 @@ create_pools(Model *model, Status *status)
 	const DecoderConfig *decoder = &config->decoder;
 	const CrossAttentionConfig *cross = &config->cross_attention;
 	const ResamplerConfig *resampler = &config->resampler;
-	DataType	type = model->format;
+	DataType	type = model_cache_type(model);
 	int			context = pages_for_keys(decoder->context);
 	int			picture = pages_for_keys(resampler->latents);
 	int			images = model->options.max_images;
@@ -303,6 +303,12 @@ const ModelConfig *
 model_config(const Model *model)
 {
 	return &model->config;
+}
+
+DataType
+model_cache_type(const Model *model)
+{
+	return model->format == TYPE_F32 ? TYPE_F32 : TYPE_BF16;
 }
 
 DataType

@@ -33,19 +33,21 @@ typedef struct Adapter Adapter;		/* LoRA matrices on the device */
 
 /*
  * The format of products and of cached keys and values. f32: everything is f32. bf16: both operands
- * of a product are rounded to bf16, and so are keys and values; all else is f32.
+ * of a product are rounded to bf16, and so are keys and values; all else is f32. q8, q4: the weights
+ * have 8 or 4 bits and a scale for each block of inputs, the other operand is rounded to 8 bits in
+ * the same blocks, keys and values are bf16.
  */
 typedef enum WeightFormat
 {
-	WEIGHTS_STORED,				/* bf16 if most parameters are stored in 16 bits, else f32 */
+	/* as quantised; else bf16 if most parameters are stored in 16 bits, else f32 */
+	WEIGHTS_STORED,
 	WEIGHTS_F32,
-	WEIGHTS_BF16
+	WEIGHTS_BF16,
+	WEIGHTS_Q8,
+	WEIGHTS_Q4
 } WeightFormat;
 
-/*
- * "stored", "f32" or "bf16"; NULL means stored. STATUS_NOT_SUPPORTED for q8 and q4, STATUS_USAGE
- * for other names.
- */
+/* By its name, in lower case; NULL means stored. STATUS_USAGE for other names. */
 extern bool weight_format_read(const char *name, WeightFormat *format, Status *status);
 
 typedef struct ModelOptions
@@ -87,9 +89,28 @@ extern Model *model_open(const char *directory, Backend *backend, const ModelOpt
 extern Model *model_open_random(const ModelConfig *config, Backend *backend,
 								const ModelOptions *options, Status *status);
 extern void model_close(Model *model);
+
+/* How a model is quantised. */
+typedef struct QuantizeOptions
+{
+	WeightFormat format;		/* WEIGHTS_Q8 or WEIGHTS_Q4 */
+	int			threads;		/* 0: all cores this process may use */
+	/* NULL: none; called while tensors are written */
+	void		(*progress) (void *argument, double fraction);
+	void	   *argument;
+} QuantizeOptions;
+
+/*
+ * Write a model directory whose matrices are quantised: config.json, tokenizer.model and one
+ * model.safetensors, in a directory that is made or holds no model yet. The form is described in
+ * MODEL.md. STATUS_INVALID_MODEL names the tensor that can't be quantised.
+ */
+extern bool model_quantize(const char *directory, const char *output,
+						   const QuantizeOptions *options, Status *status);
+
 extern const ModelConfig *model_config(const Model *model);
 
-/* What the model computes in: TYPE_F32 or TYPE_BF16. */
+/* What the model computes in: TYPE_F32, TYPE_BF16, TYPE_Q8 or TYPE_Q4. */
 extern DataType model_format(const Model *model);
 
 /*

@@ -287,10 +287,18 @@ extern int	sequence_assign_pictures(const ModelConfig *config, const int32_t *id
 extern void sequence_media_span(const ModelConfig *config, int picture, int pictures,
 								int32_t *span);
 
+/* ---- model.c ---- */
+
+/* What keys and values are kept in: TYPE_F32 or TYPE_BF16. */
+extern DataType model_cache_type(const Model *model);
+
 /* ---- weight_format.c ---- */
 
-/* What to compute these files in: TYPE_F32 or TYPE_BF16. */
+/* What to compute these files in: TYPE_F32, TYPE_BF16, TYPE_Q8 or TYPE_Q4. */
 extern DataType weight_format_choose(WeightFormat format, const TensorStore *store);
+
+/* The same without files; "as stored" is bf16. */
+extern DataType weight_format_type(WeightFormat format);
 
 /* ---- lora.c ---- */
 

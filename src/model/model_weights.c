@@ -6,6 +6,7 @@
  */
 #include "model_weights.h"
 
+#include "quantize.h"
 #include "random_tensors.h"
 
 #include <inttypes.h>
@@ -91,13 +92,43 @@ describe_shape(int dimensions, const int *shape, char *text, size_t size)
 		snprintf(text + used, size - used, "]");
 }
 
+/* A tensor has to be there. */
+static StoredTensor *
+find_named(Loader *loader, const char *name)
+{
+	StoredTensor *tensor = tensor_store_find(loader->store, name);
+
+	if (tensor != NULL)
+		return tensor;
+	loader->good = status_set(loader->status, STATUS_INVALID_MODEL, "tensor \"%s\" is missing",
+							  name);
+	status_detail(loader->status, "No *.safetensors file of the model directory holds it.");
+	return NULL;
+}
+
+static bool
+check_shape(Loader *loader, const StoredTensor *tensor, int dimensions, const int *shape)
+{
+	char		expected[64];
+	char		found[64];
+
+	if (tensor->dimensions == dimensions &&
+		memcmp(tensor->shape, shape, (size_t) dimensions * sizeof(int)) == 0)
+		return true;
+	describe_shape(dimensions, shape, expected, sizeof(expected));
+	describe_shape(tensor->dimensions, tensor->shape, found, sizeof(found));
+	loader->good = status_set(loader->status, STATUS_INVALID_MODEL,
+							  "tensor \"%s\" has shape %s, not %s", tensor->stored_name, found,
+							  expected);
+	return status_detail(loader->status, "The file is \"%s\"; config.json asks for %s.",
+						 tensor->file, expected);
+}
+
 /* The tensor of this name and shape; NULL and a failure otherwise. */
 static StoredTensor *
 find_tensor(Loader *loader, const char *name, int dimensions, const int *shape)
 {
 	StoredTensor *tensor;
-	char		expected[64];
-	char		found[64];
 
 	if (!loader->good)
 		return NULL;
@@ -107,25 +138,88 @@ find_tensor(Loader *loader, const char *name, int dimensions, const int *shape)
 		loader->good = tensor != NULL;
 		return tensor;
 	}
-	tensor = tensor_store_find(loader->store, name);
+	tensor = find_named(loader, name);
 	if (tensor == NULL)
+		return NULL;
+	if (!stored_tensor_is_floating(tensor))
 	{
-		loader->good = status_set(loader->status, STATUS_INVALID_MODEL, "tensor \"%s\" is missing",
-								  name);
-		status_detail(loader->status, "No *.safetensors file of the model directory holds it.");
+		loader->good = status_set(loader->status, STATUS_INVALID_MODEL,
+								  "tensor \"%s\" is quantised, which only matrices of linear layers "
+								  "can be", tensor->stored_name);
+		status_detail(loader->status, "The file is \"%s\".", tensor->file);
 		return NULL;
 	}
-	if (tensor->dimensions == dimensions &&
-		memcmp(tensor->shape, shape, (size_t) dimensions * sizeof(int)) == 0)
-		return tensor;
-	describe_shape(dimensions, shape, expected, sizeof(expected));
-	describe_shape(tensor->dimensions, tensor->shape, found, sizeof(found));
-	loader->good = status_set(loader->status, STATUS_INVALID_MODEL,
-							  "tensor \"%s\" has shape %s, not %s", tensor->stored_name, found,
-							  expected);
-	status_detail(loader->status, "The file is \"%s\"; config.json asks for %s.", tensor->file,
-				  expected);
+	return check_shape(loader, tensor, dimensions, shape) ? tensor : NULL;
+}
+
+/* Are all of these bf16 finite? */
+static bool
+scales_are_finite(const StoredTensor *scales)
+{
+	const uint8_t *bytes = scales->data;	/* a file need not align its tensors */
+
+	for (size_t i = 0; i < scales->bytes; i += 2)
+		if ((bytes[i + 1] & 0x7F) == 0x7F && (bytes[i] & 0x80) != 0)
+			return false;
+	return true;
+}
+
+/* The scales that belong to a quantised matrix [outputs, inputs]. */
+static StoredTensor *
+find_scales(Loader *loader, const StoredTensor *matrix, int outputs, int inputs)
+{
+	int			shape[2] = {outputs, quantized_blocks(inputs)};
+	char		name[MAX_NAME + 8];
+	StoredTensor *scales;
+
+	snprintf(name, sizeof(name), "%s_scale", matrix->name);
+	scales = find_named(loader, name);
+	if (scales == NULL || !check_shape(loader, scales, 2, shape))
+		return NULL;
+	if (scales->type == TYPE_BF16 && scales_are_finite(scales))
+		return scales;
+	loader->good = status_set(loader->status, STATUS_INVALID_MODEL, "tensor \"%s\" %s",
+							  scales->stored_name, scales->type == TYPE_BF16
+							  ? "holds a number that is not finite" : "is not of type BF16");
+	status_detail(loader->status, "The file is \"%s\".", scales->file);
 	return NULL;
+}
+
+/* A matrix as the files have it. */
+typedef struct StoredMatrix
+{
+	StoredTensor *values;
+	StoredTensor *scales;		/* NULL: not quantised */
+} StoredMatrix;
+
+/* The matrix of this name: numbers, or codes with scales; see MODEL.md. */
+static bool
+find_matrix(Loader *loader, const char *name, int outputs, int inputs, StoredMatrix *matrix,
+			WeightPart *part)
+{
+	int			shape[2] = {outputs, inputs};
+	StoredTensor *tensor = loader->good && loader->store != NULL
+						   ? tensor_store_find(loader->store, name) : NULL;
+	DataType	type = tensor != NULL && tensor->type == TYPE_U8 ? TYPE_Q4 : TYPE_Q8;
+
+	matrix->scales = NULL;
+	if (tensor == NULL || stored_tensor_is_floating(tensor))
+		tensor = find_tensor(loader, name, 2, shape);
+	else
+	{
+		shape[1] = quantized_row_bytes(type, inputs);
+		if (check_shape(loader, tensor, 2, shape))
+			matrix->scales = find_scales(loader, tensor, outputs, inputs);
+	}
+	if (!loader->good)
+		return false;
+	matrix->values = tensor;
+	*part = (WeightPart) {.data = tensor->data,
+						  .type = matrix->scales == NULL ? tensor->type : type,
+						  .outputs = outputs,
+						  .scales = matrix->scales == NULL ? NULL : matrix->scales->data,
+						  .name = tensor->stored_name};
+	return true;
 }
 
 static void *
@@ -201,33 +295,40 @@ load_norm(Loader *loader, int n, const char *format, ...)
 	return norm;
 }
 
+/* Pack parts into a weight of the format that a matrix of this name has. */
+static bool
+pack_weight(Loader *loader, Weight *weight, const WeightPart *parts, int count, int inputs,
+			const char *name)
+{
+	loader->good = loader->backend->ops->weight_create(loader->backend, parts, count, inputs,
+													   weight_format_of_matrix(loader->format, name),
+													   weight, loader->status);
+	if (!loader->good)
+		return false;
+	loader->weights->bytes += weight->bytes;
+	remember(loader, weight, NULL);
+	return loader->good;
+}
+
 /* Stack the named tensors [outputs[i], inputs] into one weight. */
 static void
 load_stacked(Loader *loader, Weight *weight, int inputs, int count, const int *outputs,
 			 char names[][MAX_NAME])
 {
 	WeightPart	parts[3];
-	StoredTensor *stored[3];
+	StoredMatrix matrices[3];
 
+	for (int i = 0; i < count; i++)
+		if (!find_matrix(loader, names[i], outputs[i], inputs, &matrices[i], &parts[i]))
+			return;
+	if (!pack_weight(loader, weight, parts, count, inputs, names[0]))
+		return;
 	for (int i = 0; i < count; i++)
 	{
-		int			shape[2] = {outputs[i], inputs};
-
-		stored[i] = find_tensor(loader, names[i], 2, shape);
-		if (stored[i] == NULL)
-			return;
-		parts[i].data = stored[i]->data;
-		parts[i].type = stored[i]->type;
-		parts[i].outputs = outputs[i];
+		finish_tensor(loader, matrices[i].values);
+		if (matrices[i].scales != NULL)
+			finish_tensor(loader, matrices[i].scales);
 	}
-	loader->good = loader->backend->ops->weight_create(loader->backend, parts, count, inputs,
-													   loader->format, weight, loader->status);
-	if (!loader->good)
-		return;
-	loader->weights->bytes += weight->bytes;
-	remember(loader, weight, NULL);
-	for (int i = 0; i < count; i++)
-		finish_tensor(loader, stored[i]);
 }
 
 /* One weight matrix [outputs, inputs]. */
@@ -294,16 +395,11 @@ load_patch_embedding(Loader *loader, Weight *weight, const VisionConfig *config)
 
 	if (stored == NULL)
 		return;
-	part.data = stored->data;
-	part.type = stored->type;
-	part.outputs = config->width;
-	loader->good = loader->backend->ops->weight_create(loader->backend, &part, 1,
-													   3 * config->patch_size * config->patch_size,
-													   loader->format, weight, loader->status);
-	if (!loader->good)
+	part = (WeightPart) {.data = stored->data, .type = stored->type, .outputs = config->width,
+		.name = stored->stored_name};
+	if (!pack_weight(loader, weight, &part, 1, 3 * config->patch_size * config->patch_size,
+					 stored->name))
 		return;
-	loader->weights->bytes += weight->bytes;
-	remember(loader, weight, NULL);
 	finish_tensor(loader, stored);
 }
 

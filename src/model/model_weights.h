@@ -111,6 +111,13 @@ typedef struct ModelWeights
 	struct WeightOwner *owned;
 } ModelWeights;
 
+/*
+ * What a matrix of a model that computes in `format` is kept in, by the tensor's name. Of a
+ * quantised model the output matrix, vision encoder and resampler have 8 bits, whatever the decoder
+ * has, and what is no matrix of a linear layer has TYPE_BF16. weight_format.c.
+ */
+extern DataType weight_format_of_matrix(DataType format, const char *name);
+
 typedef struct LoadProgress
 {
 	void		(*report) (void *argument, double fraction);

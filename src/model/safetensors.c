@@ -78,6 +78,10 @@ read_type(const char *text, DataType *type)
 		*type = TYPE_F16;
 	else if (strcmp(text, "BF16") == 0)
 		*type = TYPE_BF16;
+	else if (strcmp(text, "I8") == 0)
+		*type = TYPE_I8;
+	else if (strcmp(text, "U8") == 0)
+		*type = TYPE_U8;
 	else
 		return false;
 	return true;
@@ -128,7 +132,7 @@ add_tensor(TensorStore *store, const MappedFile *file, const char *name, json_t 
 	json_int_t	end;
 
 	if (type == NULL || !read_type(type, &tensor->type))
-		return tensor_fault(file, name, status, "has a type other than F32, F16 and BF16");
+		return tensor_fault(file, name, status, "has a type other than F32, F16, BF16, I8 and U8");
 	if (!read_shape(json_object_get(entry, "shape"), tensor, &elements))
 		return tensor_fault(file, name, status, "has a shape that is not 1 to 4 positive sizes");
 	begin = json_integer_value(json_array_get(offsets, 0));

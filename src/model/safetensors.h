@@ -26,7 +26,7 @@ typedef struct StoredTensor
 	const char *name;
 	const char *stored_name;	/* as in the file */
 	const char *file;			/* path, for messages */
-	DataType	type;			/* f32, f16 or bf16 */
+	DataType	type;			/* f32, f16, bf16; i8, u8: codes of a quantised matrix */
 	int			dimensions;
 	int			shape[SAFETENSORS_MAX_DIMENSIONS];
 	const void *data;			/* in the mapping */
@@ -49,6 +49,13 @@ extern void tensor_store_close(TensorStore *store);
 /* The same for one file in memory, which must outlive the store; name stands in messages. */
 extern TensorStore *tensor_store_open_bytes(const void *bytes, size_t size, const char *name,
 											Arena *arena, Status *status);
+
+/* Does it hold numbers, and not codes? */
+static inline bool
+stored_tensor_is_floating(const StoredTensor *tensor)
+{
+	return tensor->type == TYPE_F32 || tensor->type == TYPE_F16 || tensor->type == TYPE_BF16;
+}
 
 /* The tensor of this name, marked as used; NULL if there is none. */
 extern StoredTensor *tensor_store_find(TensorStore *store, const char *name);

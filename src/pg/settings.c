@@ -180,7 +180,8 @@ define_engine_settings(void)
 							NULL, NULL, NULL);
 	DefineCustomEnumVariable("mmgpt.weight_format",
 							 "Format that the model computes in.",
-							 "stored: bf16 if the model's files hold 16-bit numbers, else f32.",
+							 "stored: as the files are quantised, else bf16 if they hold 16-bit numbers, "
+							 "else f32.",
 							 &setting_weight_format, 0, weight_formats, PGC_SIGHUP, 0,
 							 NULL, NULL, NULL);
 	DefineCustomEnumVariable("mmgpt.instruction_set",

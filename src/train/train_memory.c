@@ -248,8 +248,9 @@ pool_pages(int rows, int sequences)
 static size_t
 pool_bytes(const Trainer *trainer, int pages, int heads, int head_size)
 {
-	return (size_t) pages * trainer->model->backend->ops->kv_page_size(trainer->model->format, 1,
-																	  heads, head_size);
+	DataType	type = model_cache_type(trainer->model);
+
+	return (size_t) pages * trainer->model->backend->ops->kv_page_size(type, 1, heads, head_size);
 }
 
 /* What a plan takes. */
@@ -349,7 +350,7 @@ train_memory_take(Trainer *trainer, size_t limit, Status *status)
 	Backend    *backend = trainer->model->backend;
 	const ModelConfig *config = &trainer->model->config;
 	const PassLimits *limits = &trainer->limits;
-	DataType	format = trainer->model->format;
+	DataType	format = model_cache_type(trainer->model);
 	Workspace	measure = {0};
 	PassTensors tensors = {0};
 

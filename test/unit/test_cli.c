@@ -20,7 +20,7 @@ UNIT_TEST(every_command_has_help)
 	} commands[] = {
 		{"info", cli_info}, {"preprocess", cli_preprocess}, {"tokenize", cli_tokenize},
 		{"detokenize", cli_detokenize}, {"forward", cli_forward}, {"generate", cli_generate},
-		{"serve", cli_serve}, {"finetune", cli_finetune}, {"quantize", cli_unsupported},
+		{"serve", cli_serve}, {"finetune", cli_finetune}, {"quantize", cli_quantize},
 		{"bench", cli_bench},
 	};
 
@@ -60,11 +60,16 @@ UNIT_TEST(wrong_usage_is_status_2_and_names_the_word)
 	CHECK_FAILS(cli_generate, 2, "--prompt", "generate", MODEL_A, "--prompt", "a", "--ids", "1");
 }
 
+UNIT_TEST(quantize_wants_a_format_and_a_directory)
+{
+	CHECK_FAILS(cli_quantize, 2, "--format", "quantize", MODEL_A);
+	CHECK_FAILS(cli_quantize, 2, "\"q5\"", "quantize", MODEL_A, "--format", "q5", "-o",
+				"/nonexistent");
+}
+
 UNIT_TEST(what_is_not_supported_is_status_2)
 {
-	CHECK_FAILS(cli_unsupported, 2, "quantize", "quantize", MODEL_A);
 	CHECK_FAILS(cli_info, 2, "cuda:1", "info", MODEL_A, "--device", "cuda:1");
-	CHECK_FAILS(cli_info, 2, "q4", "info", MODEL_A, "--weights", "q4");
 }
 
 UNIT_TEST(failures_are_status_1_and_name_their_cause)
