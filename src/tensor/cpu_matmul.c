@@ -24,6 +24,9 @@
  */
 #define QUANTIZED_STEP_BLOCK 8
 
+/* With more rows than these the multiplications take longer than memory. */
+#define PREFETCH_ROWS 48
+
 /* One pass over rows of x. */
 typedef struct MatmulJob
 {
@@ -36,7 +39,8 @@ typedef struct MatmulJob
 	int			steps;			/* along the depth: words, or blocks of a quantised weight */
 	size_t		step_bytes;		/* of a panel */
 	int			step_block;		/* steps that stay in a cache while the rows go by */
-	int			tile_rows;
+	int			tile_rows;		/* that the kernels are fastest with */
+	int			most_rows;		/* tile_rows, or one more */
 } MatmulJob;
 
 /* One panel of outputs for a block of rows. */
@@ -50,6 +54,36 @@ typedef struct MatmulBlock
 	float	   *sums;			/* [rows, panel] */
 } MatmulBlock;
 
+/*
+ * The same with quantised weights. The block of steps that comes next, here or in the panel behind,
+ * is asked for by all tiles in turn, each its part: the processor itself doesn't look that far.
+ */
+static void
+multiply_quantized(const MatmulJob *job, const MatmulBlock *block, int r, int rows, int step,
+				   int steps)
+{
+	const Kernels *kernels = job->cpu->kernels;
+	size_t		block_bytes = (size_t) steps * job->step_bytes;
+	int			lines = (int) (job->step_bytes * (size_t) rows /
+							   ((size_t) block->rows * QUANTIZED_LINE)) + 1;
+	QuantizedProduct product = {
+		.rows = rows,
+		.blocks = steps,
+		.first = step == 0,
+		.x = (const QuantizedBlock *) job->cpu->rounded +
+			(size_t) (block->first_row + r) * (size_t) job->steps + step,
+		.x_stride = (size_t) job->steps,
+		.weights = block->weights + (size_t) step * job->step_bytes,
+		.sums = block->sums + (size_t) r * (size_t) kernels->panel};
+
+	product.ahead = product.weights + block_bytes + block_bytes * (size_t) r / (size_t) block->rows;
+	product.ahead_lines = block->rows <= PREFETCH_ROWS ? lines : 0;
+	if (job->weight->type == TYPE_Q8)
+		kernels->multiply_panel_q8(&product);
+	else
+		kernels->multiply_panel_q4(&product);
+}
+
 /* Sums of rows [r, r + rows) of the block += `steps` steps from `step` on. */
 static void
 multiply_tile(const MatmulJob *job, const MatmulBlock *block, int r, int rows, int step, int steps)
@@ -60,27 +94,30 @@ multiply_tile(const MatmulJob *job, const MatmulBlock *block, int r, int rows, i
 	size_t		at = (size_t) row * stride + (size_t) step;
 	const uint8_t *weights = block->weights + (size_t) step * job->step_bytes;
 	float	   *sums = block->sums + (size_t) r * (size_t) kernels->panel;
-	const QuantizedBlock *quantized = job->cpu->rounded;
 
-	switch (job->weight->type)
-	{
-		case TYPE_Q8:
-			kernels->multiply_panel_q8(rows, steps, quantized + at, stride, weights, sums, step == 0);
-			break;
-		case TYPE_Q4:
-			kernels->multiply_panel_q4(rows, steps, quantized + at, stride, weights, sums, step == 0);
-			break;
-		case TYPE_BF16:
-			kernels->multiply_panel_bf16(rows, steps,
-										 (const char *) job->cpu->rounded +
-											 at * 2 * (size_t) kernels->rounded_size,
-										 stride, weights, sums, step == 0);
-			break;
-		default:
-			kernels->multiply_panel(rows, block->outputs, steps, cpu_row(job->x, row) + step,
-									(size_t) job->x.stride, (const float *) (const void *) weights,
-									sums, step == 0);
-	}
+	if (data_type_is_quantized(job->weight->type))
+		multiply_quantized(job, block, r, rows, step, steps);
+	else if (job->weight->type == TYPE_BF16)
+		kernels->multiply_panel_bf16(rows, steps,
+									 (const char *) job->cpu->rounded +
+										 at * 2 * (size_t) kernels->rounded_size,
+									 stride, weights, sums, step == 0);
+	else
+		kernels->multiply_panel(rows, block->outputs, steps, cpu_row(job->x, row) + step,
+								(size_t) job->x.stride, (const float *) (const void *) weights,
+								sums, step == 0);
+}
+
+/* Rows of the next tile when so many are left. */
+static int
+tile_rows(const MatmulJob *job, int left)
+{
+	int			rows = job->tile_rows;
+
+	/* one more now and then, rather than a small tile at the end */
+	if (left > rows && left % rows * job->most_rows <= left && left % rows != 0)
+		rows = job->most_rows;
+	return left < rows ? left : rows;
 }
 
 /* Bias, activation, scale and residual, for rows whose sums are complete. */
@@ -101,16 +138,13 @@ finish_rows(const MatmulJob *job, const MatmulBlock *block, int r, int rows)
 static void
 multiply_block(const MatmulJob *job, const MatmulBlock *block)
 {
-	int			tile = job->tile_rows;
-
 	for (int step = 0; step < job->steps; step += job->step_block)
 	{
 		bool		last = job->steps - step <= job->step_block;
 
-		for (int r = 0; r < block->rows; r += tile)
+		for (int r = 0, rows; r < block->rows; r += rows)
 		{
-			int			rows = block->rows - r < tile ? block->rows - r : tile;
-
+			rows = tile_rows(job, block->rows - r);
 			multiply_tile(job, block, r, rows, step, last ? job->steps - step : job->step_block);
 			if (last)
 				finish_rows(job, block, r, rows);
@@ -185,7 +219,8 @@ cpu_matmul(Backend *backend, Tensor y, Tensor x, const Weight *weight, Epilogue 
 		.step_bytes = quantized ? cpu_quantized_block_bytes(weight->type, kernels->panel)
 								: (size_t) kernels->panel * sizeof(uint32_t),
 		.step_block = quantized ? QUANTIZED_STEP_BLOCK : STEP_BLOCK,
-		.tile_rows = quantized ? kernels->quantized_rows : kernels->tile_rows};
+		.tile_rows = quantized ? kernels->quantized_rows : kernels->tile_rows,
+		.most_rows = quantized ? kernels->quantized_most_rows : kernels->tile_rows};
 
 	for (int row = 0; row < x.rows; row += pass)
 	{

@@ -74,12 +74,30 @@ typedef struct QuantizedBlock
 	int32_t		sum;			/* of values */
 } QuantizedBlock;
 
+/* Bytes of a cache line, as far apart as lines are asked for. */
+#define QUANTIZED_LINE 64
+
+/* sums [rows, panel] = or += x [rows, blocks] * a panel of quantised weights. */
+typedef struct QuantizedProduct
+{
+	int			rows;			/* 1 .. quantized_most_rows */
+	int			blocks;
+	bool		first;			/* begin at zero instead of at sums */
+	const QuantizedBlock *x;
+	size_t		x_stride;		/* blocks from row to row */
+	const uint8_t *weights;		/* packed as kernels_quantized.h says */
+	float	   *sums;
+	const uint8_t *ahead;		/* will be read soon: for each block so many lines are asked for */
+	int			ahead_lines;
+} QuantizedProduct;
+
 typedef struct Kernels
 {
 	const char *name;
 	int			panel;			/* outputs side by side in packed weights */
 	int			tile_rows;		/* rows that multiply_panel takes at most */
-	int			quantized_rows;	/* rows that multiply_panel_q8 and _q4 take at most */
+	int			quantized_rows;	/* rows that multiply_panel_q8 and _q4 are fastest with */
+	int			quantized_most_rows;	/* and that they take at most */
 	int			rounded_size;	/* bytes of an element as round_row leaves it */
 
 	/*
@@ -110,15 +128,12 @@ typedef struct Kernels
 	 */
 	void		(*quantize_row) (int count, const float *x, QuantizedBlock *blocks);
 	/*
-	 * sums [rows, panel] = or += x [rows, blocks] * weights, packed as kernels_quantized.h says.
-	 * x_stride blocks from row to row. Each output is a chain over the blocks in order: sum = sum +
-	 * (the sum of the products of a block's integers, exact) * (scale of weights * scale of x),
-	 * every operation rounded to f32. All instruction sets give the same bits.
+	 * Each output is a chain over the blocks in order: sum = sum + (the sum of the products of a
+	 * block's integers, exact) * (scale of weights * scale of x), every operation rounded to f32.
+	 * All instruction sets give the same bits.
 	 */
-	void		(*multiply_panel_q8) (int rows, int blocks, const QuantizedBlock *x,
-							  size_t x_stride, const uint8_t *weights, float *sums, bool first);
-	void		(*multiply_panel_q4) (int rows, int blocks, const QuantizedBlock *x,
-							  size_t x_stride, const uint8_t *weights, float *sums, bool first);
+	void		(*multiply_panel_q8) (const QuantizedProduct *product);
+	void		(*multiply_panel_q4) (const QuantizedProduct *product);
 	/* y [count] = [y +] scale * activation(sums + bias); bias NULL: none. */
 	void		(*finish_row) (int count, const float *sums, const float *bias,
 					   Activation activation, float scale, bool accumulate, float *y);

@@ -15,7 +15,8 @@ typedef int IntVector __attribute__((vector_size(64)));
 
 #define PANEL_VECTORS 4
 #define TILE_ROWS 6
-#define QUANTIZED_ROWS 3
+#define QUANTIZED_ROWS 4
+#define QUANTIZED_REGISTER_ROWS 3
 #define SCORE_ROWS 8
 #define VALUE_ROWS 4
 

@@ -153,23 +153,38 @@ quantize_row(int count, const float *x, QuantizedBlock *to)
 }
 
 /*
- * The register tile: rows x PANEL sums, and as many integer sums of the block, stay in registers.
- * four and rows are constants wherever this is inlined. x_stride in blocks.
+ * The register tile: rows x PANEL integer sums of a block stay in registers, and the sums too while
+ * there is room; else they are read and written once a block. four and rows are constants wherever
+ * this is inlined. x_stride in blocks.
  */
 static inline __attribute__((always_inline)) void
-quantized_tile(const bool four, const int rows, int blocks, const QuantizedBlock *x,
-			   size_t x_stride, const uint8_t *weights, float *sums, bool first)
+quantized_tile(const bool four, const int rows, const QuantizedProduct *product)
 {
-	Vector		sum[QUANTIZED_ROWS][PANEL_VECTORS];
+	const bool	in_registers = rows <= QUANTIZED_REGISTER_ROWS;
+	const QuantizedBlock *x = product->x;
+	const size_t x_stride = product->x_stride;
+	const uint8_t *weights = product->weights;
+	const uint8_t *ahead = product->ahead;
+	float	   *sums = product->sums;
+	Vector		sum[QUANTIZED_REGISTER_ROWS][PANEL_VECTORS];
 
 	UNROLL for (int r = 0; r < rows; r++)
 		UNROLL for (int v = 0; v < PANEL_VECTORS; v++)
-			sum[r][v] = first ? v_set(0.0f) : v_load(sums + r * PANEL + v * LANES);
-	for (int b = 0; b < blocks; b++, x++, weights += block_bytes(four))
+		{
+			Vector		begin = product->first ? v_set(0.0f) : v_load(sums + r * PANEL + v * LANES);
+
+			if (in_registers)
+				sum[r][v] = begin;
+			else
+				v_store(sums + r * PANEL + v * LANES, begin);
+		}
+	for (int b = 0; b < product->blocks; b++, x++, weights += block_bytes(four))
 	{
 		const uint8_t *codes = weights + PANEL * sizeof(uint16_t);
 		IntVector	dot[QUANTIZED_ROWS][PANEL_VECTORS];
 
+		for (int line = 0; line < product->ahead_lines; line++, ahead += QUANTIZED_LINE)
+			__builtin_prefetch(ahead);
 		UNROLL for (int r = 0; r < rows; r++)
 			UNROLL for (int v = 0; v < PANEL_VECTORS; v++)
 				dot[r][v] = v_set_int(-(four ? 8 : 128) * x[(size_t) r * x_stride].sum);
@@ -194,47 +209,57 @@ quantized_tile(const bool four, const int rows, int blocks, const QuantizedBlock
 			Vector		scales = v_load_scales(weights + (size_t) v * LANES * sizeof(uint16_t));
 
 			UNROLL for (int r = 0; r < rows; r++)
-				sum[r][v] += __builtin_convertvector(dot[r][v], Vector) *
+			{
+				Vector		term = __builtin_convertvector(dot[r][v], Vector) *
 					(scales * v_set(x[(size_t) r * x_stride].scale));
+				float	   *kept = sums + r * PANEL + v * LANES;
+
+				if (in_registers)
+					sum[r][v] += term;
+				else
+					v_store(kept, v_load(kept) + term);
+			}
 		}
 	}
+	if (!in_registers)
+		return;
 	UNROLL for (int r = 0; r < rows; r++)
 		UNROLL for (int v = 0; v < PANEL_VECTORS; v++)
 			v_store(sums + r * PANEL + v * LANES, sum[r][v]);
 }
 
 static inline __attribute__((always_inline)) void
-quantized_rows(const bool four, int rows, int blocks, const QuantizedBlock *x, size_t x_stride,
-			   const uint8_t *weights, float *sums, bool first)
+quantized_rows(const bool four, const QuantizedProduct *product)
 {
-	switch (rows)
+	switch (product->rows)
 	{
 		case 1:
-			quantized_tile(four, 1, blocks, x, x_stride, weights, sums, first);
+			quantized_tile(four, 1, product);
 			break;
 		case 2:
-			quantized_tile(four, 2, blocks, x, x_stride, weights, sums, first);
+			quantized_tile(four, 2, product);
 			break;
-#if QUANTIZED_ROWS >= 3
+#if QUANTIZED_ROWS >= 4
 		case 3:
-			quantized_tile(four, 3, blocks, x, x_stride, weights, sums, first);
+			quantized_tile(four, 3, product);
+			break;
+		case 4:
+			quantized_tile(four, 4, product);
 			break;
 #endif
 	}
 }
 
 static void
-multiply_panel_q8(int rows, int blocks, const QuantizedBlock *x, size_t x_stride,
-				  const uint8_t *weights, float *sums, bool first)
+multiply_panel_q8(const QuantizedProduct *product)
 {
-	quantized_rows(false, rows, blocks, x, x_stride, weights, sums, first);
+	quantized_rows(false, product);
 }
 
 static void
-multiply_panel_q4(int rows, int blocks, const QuantizedBlock *x, size_t x_stride,
-				  const uint8_t *weights, float *sums, bool first)
+multiply_panel_q4(const QuantizedProduct *product)
 {
-	quantized_rows(true, rows, blocks, x, x_stride, weights, sums, first);
+	quantized_rows(true, product);
 }
 
 /* ---- for gradients: weights as bf16 ---- */

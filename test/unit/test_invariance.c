@@ -8,7 +8,7 @@
  *	with 1 or 2 threads
  *	whether its picture is encoded alone or beside others
  *
- * for every instruction set of the machine, in f32 and in bf16. Compared are log-probabilities
+ * for every instruction set of the machine, in every format. Compared are log-probabilities
  * of chosen tokens and whole rows of logits, bit by bit; and, as a check of the cache itself,
  * decoding with the cache against the full forward within the tolerance of the golden data.
  */
@@ -31,10 +31,13 @@ typedef struct Way
 static bool
 take_way(int i, Way *way)
 {
-	way->set = kernels_available(i / 2);
-	way->format = i % 2 == 0 ? WEIGHTS_F32 : WEIGHTS_BF16;
+	static const WeightFormat formats[] = {WEIGHTS_F32, WEIGHTS_BF16, WEIGHTS_Q8, WEIGHTS_Q4};
+	static const char *const names[] = {"f32", "bf16", "q8", "q4"};
+
+	way->set = kernels_available(i / 4);
+	way->format = formats[i % 4];
 	if (way->set != NULL)
-		snprintf(way->name, sizeof(way->name), "%s %s", way->set, i % 2 == 0 ? "f32" : "bf16");
+		snprintf(way->name, sizeof(way->name), "%s %s", way->set, names[i % 4]);
 	return way->set != NULL;
 }
 

@@ -36,19 +36,19 @@ UNIT_TEST(threads_change_no_bit)
 {
 	TrainRun	run = run_open("with_mlp_targets");
 	TrainOptions options = lively_options(&run);
+	static const WeightFormat formats[] = {WEIGHTS_F32, WEIGHTS_BF16, WEIGHTS_Q8, WEIGHTS_Q4};
 	const char *set;
 
 	FOR_EACH_INSTRUCTION_SET(set)
 	{
-		for (int format = 0; format < 2; format++)
+		for (int format = 0; format < 4; format++)
 		{
 			Engine		engines[3];
 			AdapterFiles files[3];
 
 			for (int i = 0; i < 3; i++)
 			{
-				engines[i] = engine_open_format(MODEL_A, set, i + 1, 0,
-												format == 0 ? WEIGHTS_F32 : WEIGHTS_BF16);
+				engines[i] = engine_open_format(MODEL_A, set, i + 1, 0, formats[format]);
 				files[i] = train_whole(&engines[i],
 									   run_trainer(&engines[i], &run, &options, &no_limit));
 				UNIT_CHECK(same_adapters(&files[0], &files[i]));
