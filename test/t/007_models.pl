@@ -159,13 +159,13 @@ for my $damage (@damages)
 {
 	my ($status, $out, $err);
 
-	$node->safe_psql('postgres', "ALTER SYSTEM SET mmgpt.weight_format = 'q8'");
+	$node->safe_psql('postgres', "ALTER SYSTEM SET mmgpt.device = 'cuda'");
 	$node->restart;
 	($status, $out, $err) = $node->psql('postgres', $question);
-	like($err, qr/weights "q8" are not supported yet/, 'weights not supported yet: told so');
-	$node->safe_psql('postgres', 'ALTER SYSTEM RESET mmgpt.weight_format');
+	like($err, qr/device "cuda" is not supported by this build/, 'a device not supported yet: told so');
+	$node->safe_psql('postgres', 'ALTER SYSTEM RESET mmgpt.device');
 	$node->restart;
-	is($node->safe_psql('postgres', $question), $case->{text}, 'and answered without them');
+	is($node->safe_psql('postgres', $question), $case->{text}, 'and answered without it');
 }
 
 $node->stop;

@@ -13,7 +13,7 @@ use Test::More;
 use Mmgpt;
 
 # between the original's best token and the next, by format
-my %least_margin = (f32 => 0.01, bf16 => 0.25);
+my %least_margin = (f32 => 0.01, bf16 => 0.25, q8 => 0.25, q4 => 1);
 
 my $node = mmgpt_node('main', conf => "mmgpt.weight_format = 'f32'");
 my $cases = JSON::PP::decode_json(slurp_file('test/golden/demo/reference.json'))->{cases};
@@ -44,11 +44,12 @@ sub picture_of
 
 $node->start;
 load_pictures($node, 'postgres');
-for my $format ('f32', 'bf16')
+for my $format ('f32', 'bf16', 'q8', 'q4')
 {
-	if ($format eq 'bf16')
+	if ($format ne 'f32')
 	{
-		$node->append_conf('postgresql.conf', 'mmgpt.weight_format = stored');
+		$node->append_conf('postgresql.conf',
+			'mmgpt.weight_format = ' . ($format eq 'bf16' ? 'stored' : $format));
 		$node->restart;
 	}
 	for my $case (@$cases)

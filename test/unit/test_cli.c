@@ -130,9 +130,10 @@ UNIT_TEST(wrong_lines_are_named)
 
 UNIT_TEST(info_tells_the_format)
 {
-	static const char *const formats[][2] = {{"stored", "f32"}, {"bf16", "bf16"}, {"f32", "f32"}};
+	static const char *const formats[][2] = {{"stored", "f32"}, {"bf16", "bf16"}, {"f32", "f32"},
+											  {"q8", "q8"}, {"q4", "q4"}};
 
-	for (int i = 0; i < 3; i++)
+	for (int i = 0; i < 5; i++)
 	{
 		const char *arguments[] = {"info", MODEL_A, "--weights", formats[i][0], NULL};
 		Outcome		outcome = run(cli_info, "", arguments);
