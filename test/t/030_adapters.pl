@@ -124,7 +124,8 @@ my $large = $node->safe_psql('postgres', caption_sql('large'));
 		my $requests = status($node)->{done};
 		my $engine = engine_of($node);
 
-		wait_until(sub { return status($node)->{done} > $requests + 10
+		# so many that nobody repeats a call any more, which a second loss would end
+		wait_until(sub { return status($node)->{done} > $requests + 40
 				|| !grep { $_->{run}->pumpable } @sessions });
 		kill 'KILL', $engine;
 		wait_until(sub { my ($now) = engines($node); return defined $now && $now != $engine });
