@@ -1,7 +1,8 @@
 /*
- * cli_bench.c - measure speed: pictures encoded, and training.
+ * cli_bench.c - measure speed: text, pictures encoded, and training.
  *
  *	bench_shapes.c	sizes of models without their weights
+ *	bench_text.c	tokens a second of prompts and of answers
  *	bench_vision.c	pictures a second
  *	bench_train.c	tokens a second that LoRA trains on
  */
@@ -99,15 +100,20 @@ read_options(const CliArguments *arguments, BenchOptions *options, Status *statu
 	const char *training = cli_value(arguments, "--options");
 	long		seconds;
 	long		tokens;
+	long		prompt;
+	long		generate;
 
 	options->vision = cli_option(arguments, "--vision")->count > 0;
 	options->train = cli_option(arguments, "--train")->count > 0;
 	options->picture = cli_option(arguments, "--picture")->count > 0;
-	if (!options->vision && !options->train)
-	{
-		status_set(status, STATUS_USAGE, "nothing to measure: give --vision or --train");
-		return status_hint(status, "Prompts and answers are not measured yet.");
-	}
+	if (!cli_integer(arguments, "--prompt", 1, 1000000, 0, &prompt, status) ||
+		!cli_integer(arguments, "--generate", 1, 1000000, 0, &generate, status))
+		return false;
+	options->prompt = (int) prompt;
+	options->generate = (int) generate;
+	if (!options->vision && !options->train && prompt + generate == 0)
+		return status_set(status, STATUS_USAGE, "nothing to measure: give --prompt, --generate, "
+						  "--vision or --train");
 	if (!cli_integer(arguments, "--seconds", 1, 3600, 5, &seconds, status) ||
 		!cli_integer(arguments, "--tokens", 2, 1000000, DEFAULT_TOKENS, &tokens, status))
 		return false;
@@ -132,9 +138,13 @@ open_model(const CliArguments *arguments, const BenchOptions *options, CliModel 
 
 	if ((shape == NULL) == (arguments->positional_count == 0))
 		return status_set(status, STATUS_USAGE, "bench measures either MODEL or a --shape");
-	for (int i = 0; options->vision && i < options->batch_count; i++)
-		if (options->batches[i] > model_options.max_images)
+	for (int i = 0; i < options->batch_count; i++)
+	{
+		if (options->vision && options->batches[i] > model_options.max_images)
 			model_options.max_images = options->batches[i];
+		if (options->batches[i] > model_options.max_step_logits)
+			model_options.max_step_logits = options->batches[i];
+	}
 	if (shape == NULL)
 		return cli_open_model(arguments, arguments->positional[0], &model_options, opened, status);
 	if (cli_value(arguments, "--adapter") != NULL)
@@ -151,6 +161,11 @@ check_tokens(const CliModel *opened, const BenchOptions *options, Status *status
 {
 	int			context = model_config(opened->model)->decoder.context;
 
+	/* as many tokens as generation begins with are always there */
+	if (options->prompt > context || options->generate > context / 2)
+		return status_set(status, STATUS_USAGE, "--prompt %d or --generate %d exceeds what the "
+						  "model's context of %d has room for", options->prompt,
+						  options->generate, context);
 	return !options->train || options->tokens <= context ||
 		status_set(status, STATUS_USAGE, "--tokens %d exceeds the model's context of %d",
 				   options->tokens, context);
@@ -161,10 +176,12 @@ bench(const CliArguments *arguments, CliModel *opened, json_t *root, Status *sta
 {
 	BenchOptions options = {0};
 	bool		quiet = cli_option(arguments, "--json")->count > 0;
+	json_t	   *text = json_array();
 	json_t	   *vision = json_array();
 	json_t	   *train = json_array();
 	bool		good;
 
+	json_object_set_new(root, "text", text);
 	json_object_set_new(root, "vision", vision);
 	json_object_set_new(root, "train", train);
 	if (!read_options(arguments, &options, status) ||
@@ -178,8 +195,12 @@ bench(const CliArguments *arguments, CliModel *opened, json_t *root, Status *sta
 	if (!quiet)
 		printf("%s, %s\n", opened->backend->ops->describe(opened->backend),
 			   data_type_name(model_format(opened->model)));
-	good = (!options.vision || bench_vision(opened, &options, quiet, vision, status)) &&
+	good = (options.prompt + options.generate == 0 ||
+			bench_text(opened, &options, quiet, text, status)) &&
+		(!options.vision || bench_vision(opened, &options, quiet, vision, status)) &&
 		(!options.train || bench_train(opened, &options, quiet, train, status));
+	if (options.prompt + options.generate == 0)
+		json_object_del(root, "text");
 	if (!options.vision)
 		json_object_del(root, "vision");
 	if (!options.train)
@@ -191,14 +212,17 @@ int
 cli_bench(int argc, char **argv)
 {
 	static const char help[] =
-		"Usage: mmgpt-engine bench (MODEL | --shape SHAPE) (--vision | --train) [OPTION]...\n\n"
+		"Usage: mmgpt-engine bench (MODEL | --shape SHAPE) [OPTION]...\n\n"
 		"Measure speed: a warm-up, then runs until the time is over.\n\nOptions:\n"
 		"  --shape 7b|1b|FILE.json    random weights of this shape instead of a model; a file has\n"
 		"                             the form of config.json\n"
+		"  --prompt N                 read prompts of N tokens\n"
+		"  --generate N               generate N tokens, greedily, from a prompt of 16\n"
 		"  --vision                   encode pictures of noise: vision encoder, resampler, and the\n"
 		"                             keys and values of the gated blocks\n"
 		"  --train                    train a LoRA adapter on rows of random tokens\n"
-		"  --batch N[,N]...           pictures at once, or rows of a micro step (default: 1)\n"
+		"  --batch N[,N]...           sequences or pictures at once, or rows of a micro step\n"
+		"                             (default: 1)\n"
 		"  --tokens N                 of a training row (default: 256)\n"
 		"  --picture                  a training row has a picture, which the gated blocks attend to\n"
 		"  --options JSON             of training, as finetune's: r, alpha, target_modules, ...\n"
@@ -206,6 +230,8 @@ cli_bench(int argc, char **argv)
 		"  --json                     JSON instead of a table\n" CLI_MODEL_HELP;
 	CliOption	options[] = {CLI_MODEL_OPTIONS,
 							 {.name = "--shape", .has_value = true},
+							 {.name = "--prompt", .has_value = true},
+							 {.name = "--generate", .has_value = true},
 							 {.name = "--vision"},
 							 {.name = "--train"},
 							 {.name = "--batch", .has_value = true},

@@ -21,6 +21,8 @@ typedef struct BenchOptions
 {
 	bool		vision;
 	bool		train;
+	int			prompt;			/* tokens of a prompt to read; 0: not measured */
+	int			generate;		/* tokens to generate; 0: not measured */
 	int			batches[BENCH_MAX_BATCHES];
 	int			batch_count;
 	double		seconds;		/* for each batch size */
@@ -51,9 +53,11 @@ extern bool bench_draw_picture(int image_size, uint32_t seed, Arena *arena, Pict
 extern bool bench_shape_read(const char *name, Arena *arena, ModelConfig *config, Status *status);
 
 /*
- * Measure, and append one object for each batch size to an array: of pictures encoded, and of
- * training. Rows of a table are printed while it goes on, unless quiet.
+ * Measure, and append one object for each batch size to an array: of prompts read and tokens
+ * generated, of pictures encoded, and of training. Rows of a table are printed while it goes on, unless quiet.
  */
+extern bool bench_text(CliModel *opened, const BenchOptions *options, bool quiet, json_t *results,
+					   Status *status);
 extern bool bench_vision(CliModel *opened, const BenchOptions *options, bool quiet,
 						 json_t *results, Status *status);
 extern bool bench_train(CliModel *opened, const BenchOptions *options, bool quiet,

@@ -176,6 +176,32 @@ UNIT_TEST(bench_trains_a_model_of_any_shape)
 	forget(&outcome);
 }
 
+UNIT_TEST(bench_measures_prompts_and_answers)
+{
+	const char *arguments[] = {"bench", MODEL_A, "--prompt", "20", "--generate=3", "--batch", "1,2",
+							   "--seconds", "1", "--weights=q4", "--json", NULL};
+	Outcome		outcome = run(cli_bench, "", arguments);
+	json_t	   *result = json_loads(outcome.output, 0, NULL);
+	json_t	   *text = json_object_get(result, "text");
+
+	UNIT_EQUAL_INT(outcome.status, 0);
+	UNIT_EQUAL_TEXT(json_string_value(json_object_get(result, "weight_format")), "q4");
+	UNIT_EQUAL_INT(json_array_size(text), 4);
+	for (size_t i = 0; i < json_array_size(text); i++)
+	{
+		json_t	   *entry = json_array_get(text, i);
+		json_t	   *speed = json_object_get(entry, "tokens_per_second");
+
+		UNIT_EQUAL_TEXT(json_string_value(json_object_get(entry, "what")),
+						i % 2 == 0 ? "prompt" : "generate");
+		UNIT_EQUAL_INT(json_integer_value(json_object_get(entry, "batch")), i / 2 + 1);
+		UNIT_EQUAL_INT(json_integer_value(json_object_get(entry, "tokens")), i % 2 == 0 ? 20 : 3);
+		UNIT_CHECK(json_number_value(json_object_get(speed, "best")) > 0);
+	}
+	json_decref(result);
+	forget(&outcome);
+}
+
 UNIT_TEST(bench_measures_each_batch_size)
 {
 	const char *arguments[] = {"bench", MODEL_A, "--vision", "--batch", "1,3", "--seconds", "1",
