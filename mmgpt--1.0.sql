@@ -166,8 +166,9 @@ ALTER TABLE mmgpt_adapter ENABLE ROW LEVEL SECURITY;
 ALTER TABLE mmgpt_adapter_piece ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY usable ON mmgpt_adapter FOR SELECT
-USING (pg_has_role(owner, 'USAGE') OR
-	   EXISTS (SELECT FROM unnest(shared_with) AS r(role) WHERE role = 0 OR pg_has_role(role, 'USAGE')));
+USING (pg_catalog.pg_has_role(owner, 'USAGE') OR
+	   EXISTS (SELECT FROM pg_catalog.unnest(shared_with) AS r(role)
+			   WHERE role OPERATOR(pg_catalog.=) 0 OR pg_catalog.pg_has_role(role, 'USAGE')));
 COMMENT ON POLICY usable ON mmgpt_adapter IS 'Owners, and roles that it is shared with.';
 
 CREATE POLICY usable ON mmgpt_adapter_piece FOR SELECT
@@ -179,8 +180,9 @@ COMMENT ON POLICY usable ON mmgpt_adapter_piece IS 'Whoever may use the adapter.
 CREATE VIEW mmgpt_adapters WITH (security_barrier) AS
 SELECT name, owner, shared_with, created, digest, base_model, bytes, parameters, rank, alpha, targets
 FROM mmgpt_adapter
-WHERE pg_has_role(owner, 'USAGE') OR
-	  EXISTS (SELECT FROM unnest(shared_with) AS r(role) WHERE role = 0 OR pg_has_role(role, 'USAGE'));
+WHERE pg_catalog.pg_has_role(owner, 'USAGE') OR
+	  EXISTS (SELECT FROM pg_catalog.unnest(shared_with) AS r(role)
+			  WHERE role OPERATOR(pg_catalog.=) 0 OR pg_catalog.pg_has_role(role, 'USAGE'));
 
 COMMENT ON VIEW mmgpt_adapters IS
 'The LoRA adapters that you may use: their own names for mmgpt.adapter and the option "adapter".';
@@ -422,9 +424,9 @@ SELECT j.id, j.table_name AS "table", j.adapter, j.owner,
 	j.step, j.steps,
 	s.loss_vision, s.loss_language, v.validation_loss_vision, v.validation_loss_language,
 	s.learning_rate,
-	j.tokens / nullif(j.seconds, 0) AS tokens_per_second,
+	j.tokens::float8 / nullif(j.seconds, 0::float8) AS tokens_per_second,
 	CASE WHEN j.state = 'running' AND j.step > j.run_step
-		THEN (j.steps - j.step) * (clock_timestamp() - j.run_started) / (j.step - j.run_step)
+		THEN (clock_timestamp() - j.run_started) * ((j.steps - j.step)::float8 / (j.step - j.run_step)::float8)
 		END AS time_left,
 	j.rows, j.unusable, j.pictures, j.pictures_encoded, j.error,
 	j.created, j.started, j.finished, j.restarts, j.digest, j.options, l.pid
@@ -439,7 +441,7 @@ FROM mmgpt_job j
 		WHERE p.job = j.id AND p.step <= j.step
 			AND (p.validation_loss_vision IS NOT NULL OR p.validation_loss_language IS NOT NULL)
 		ORDER BY p.step DESC LIMIT 1) v ON true
-WHERE pg_has_role(j.owner, 'USAGE');
+WHERE pg_catalog.pg_has_role(j.owner, 'USAGE');
 
 COMMENT ON VIEW mmgpt_jobs IS
 'Your fine-tuning jobs. state: queued (waits for its worker, or for its turn in the engine), preparing (reads the rows), running, done, failed (error says why), cancelled, interrupted (its worker is gone; it goes on after the server''s next start or mmgpt_resume). step and steps are micro steps; losses are those of the last one; rows are used rows.';
@@ -448,7 +450,7 @@ CREATE VIEW mmgpt_job_steps WITH (security_barrier) AS
 SELECT s.job, s.step, s.loss_vision, s.loss_language, s.grad_norm, s.learning_rate,
 	s.validation_loss_vision, s.validation_loss_language
 FROM mmgpt_job_step s JOIN mmgpt_job j ON j.id = s.job
-WHERE pg_has_role(j.owner, 'USAGE');
+WHERE pg_catalog.pg_has_role(j.owner, 'USAGE');
 
 COMMENT ON VIEW mmgpt_job_steps IS
 'The loss curve of your fine-tuning jobs: one row for each micro step. Losses of validations are there for the steps after which they were measured.';
@@ -456,7 +458,7 @@ COMMENT ON VIEW mmgpt_job_steps IS
 CREATE VIEW mmgpt_job_unusable_rows WITH (security_barrier) AS
 SELECT u.job, u.number, u.key, u.reason
 FROM mmgpt_job_unusable u JOIN mmgpt_job j ON j.id = u.job
-WHERE pg_has_role(j.owner, 'USAGE');
+WHERE pg_catalog.pg_has_role(j.owner, 'USAGE');
 
 COMMENT ON VIEW mmgpt_job_unusable_rows IS
 'Rows that your fine-tuning jobs could not use: the place among the rows read, the primary key (or what the option key names, or ctid), and why.';

@@ -14,6 +14,7 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
@@ -129,11 +130,15 @@ tables_begin(TablesAccess *access)
 	GetUserIdAndSecContext(&access->caller, &access->context);
 	SetUserIdAndSecContext(table_owner(),
 						   access->context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_NOFORCE_RLS);
+	access->settings = NewGUCNestLevel();
+	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
 }
 
 void
 tables_end(const TablesAccess *access)
 {
+	AtEOXact_GUC(false, access->settings);
 	SetUserIdAndSecContext(access->caller, access->context);
 	SPI_finish();
 }

@@ -3,8 +3,9 @@
  *
  * The tables lie in the schema of the extension, which can move. Callers may not write them; the
  * functions of the extension do so with the rights of their owner, after the caller's own were
- * looked at. All names in queries are qualified, also of operators, so that no search_path leads
- * elsewhere.
+ * looked at. Names in queries are qualified, also of operators; what can't be (nullif looks for an
+ * operator of its own) is found in pg_catalog, the search_path while the owner works. So nobody's
+ * search_path leads these rights to functions of their own.
  */
 #ifndef MMGPT_EXTENSION_TABLES_H
 #define MMGPT_EXTENSION_TABLES_H
@@ -16,6 +17,7 @@ typedef struct TablesAccess
 {
 	Oid			caller;
 	int			context;		/* security context of the caller */
+	int			settings;		/* nest level of those that hold meanwhile */
 } TablesAccess;
 
 /*
@@ -37,8 +39,8 @@ extern Oid	tables_identity(void);
 extern void tables_connect(void);
 
 /*
- * Begin and end work with the rights of the tables' owner, connected to SPI. They may be nested;
- * an error between them ends it too.
+ * Begin and end work with the rights of the tables' owner, connected to SPI, and search_path at
+ * pg_catalog. They may be nested; an error between them ends it too.
  */
 extern void tables_begin(TablesAccess *access);
 extern void tables_end(const TablesAccess *access);

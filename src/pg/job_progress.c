@@ -334,7 +334,7 @@ job_insert_checkpoint(int64 id, int step, const uint8 *bytes, size_t size)
 		pfree(DatumGetPointer(values[3]));
 	}
 	change_job("DELETE FROM %s.mmgpt_job_checkpoint WHERE job OPERATOR(pg_catalog.=) $1"
-			   " AND step OPERATOR(pg_catalog.<) (SELECT min(s.step) FROM"
+			   " AND step OPERATOR(pg_catalog.<) (SELECT pg_catalog.min(s.step) FROM"
 			   " (SELECT DISTINCT step FROM %s.mmgpt_job_checkpoint"
 			   " WHERE job OPERATOR(pg_catalog.=) $1 ORDER BY step DESC LIMIT 2) s)", id);
 }

@@ -4,8 +4,9 @@
  * mmgpt_finetune() inserts the job and registers the worker in one transaction. The worker waits
  * for the end of that transaction: if it was rolled back, the job is not there, and the worker
  * leaves. It is connected as the role that had logged in, and works with the rights of the job's
- * owner as a SECURITY DEFINER function does: row-level security is the owner's, and nothing that
- * runs there can become anybody else.
+ * owner as REFRESH MATERIALIZED VIEW does: row-level security is the owner's, and what a view or a
+ * policy runs there can neither become anybody else nor leave anything to be done later, such as a
+ * deferred trigger, which would have the rights of who had logged in.
  *
  * As long as it lives it holds a lock (job_take_lock); so who looks at a job knows whether it has a
  * worker. The postmaster never restarts it. A job whose worker is gone without having said how it
@@ -92,7 +93,8 @@ job_work_begin(Job *job)
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	if (OidIsValid(job->plan.owner))
-		SetUserIdAndSecContext(job->plan.owner, SECURITY_LOCAL_USERID_CHANGE);
+		SetUserIdAndSecContext(job->plan.owner,
+							   SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
 	job->working = true;
 }
 

@@ -8,6 +8,7 @@
 
 #include "access/xact.h"
 #include "catalog/pg_authid.h"
+#include "catalog/pg_class.h"
 #include "miscadmin.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
@@ -106,6 +107,31 @@ check_login(void)
 				 errhint("Log in as a role with the attribute LOGIN, and use SET ROLE.")));
 }
 
+/*
+ * Raise an error where somebody's function is called on behalf of another role, by ANALYZE, REINDEX
+ * or REFRESH MATERIALIZED VIEW, which must leave nothing behind: a worker would.
+ */
+static void
+check_not_restricted(const char *function)
+{
+	if (InSecurityRestrictedOperation())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("cannot call %s within security-restricted operation", function)));
+}
+
+/* Raise an error for a table that the worker, which is a session of its own, can't read. */
+static void
+check_not_temporary(const NewJob *job)
+{
+	if (get_rel_persistence(job->table) == RELPERSISTENCE_TEMP)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is temporary, and the job's worker has a session of its own",
+						job->table_name),
+				 errhint("Copy it into a table that is not, for instance an unlogged one.")));
+}
+
 /* Check all that can be known before the job runs. */
 static void
 check_job(const NewJob *job)
@@ -114,6 +140,7 @@ check_job(const NewJob *job)
 	RowSource	source;
 	AdapterRow	initial;
 
+	check_not_temporary(job);
 	job_options_read(job->options, &options);
 	row_source_make(job->table, &options, &source);
 	row_source_check(&source);
@@ -159,6 +186,7 @@ mmgpt_finetune(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("table to train on must not be null")));
 	PreventCommandIfReadOnly("mmgpt_finetune()");
+	check_not_restricted("mmgpt_finetune()");
 	job.table = PG_GETARG_OID(0);
 	job.table_name = get_rel_name(job.table);
 	if (job.table_name == NULL)
@@ -227,6 +255,7 @@ mmgpt_resume(PG_FUNCTION_ARGS)
 	int64		id;
 
 	PreventCommandIfReadOnly("mmgpt_resume()");
+	check_not_restricted("mmgpt_resume()");
 	id = find_own(fcinfo, true, &view);
 	if (is_state(&view, "done"))
 		ereport(ERROR,
