@@ -1,7 +1,7 @@
 /*
  * job_prepare.c - read the rows of a job's table, once.
  *
- * One transaction reads all rows in one snapshot, under the rights of the job's owner, and keeps
+ * A transaction of its own reads all rows in one snapshot, under the rights of the job's owner, and keeps
  * what the engine makes of them. When it has committed, the table is not needed any more: a
  * training that goes on after a crash trains with the same rows, whatever became of the table.
  */
@@ -102,13 +102,14 @@ job_prepare(Job *job)
 	job_report(job, "reading the rows");
 	job_work_begin(job);
 	job_set_state(job->id, "preparing");
-	job_work_end(job);
-
-	job_work_begin(job);
 	digest = find_initial(job);
 	if (digest != NULL)
 		job->plan.initial_digest = MemoryContextStrdup(context, digest);
 	job_begin_rows(job->id, digest);
+	job_work_end(job);
+
+	/* which does not change the job before its end, or nobody else could cancel it meanwhile */
+	job_work_begin(job);
 	read_rows(job, &preparation);
 	job_end_rows(job->id, preparation.used, preparation.unusable);
 	job_work_end(job);

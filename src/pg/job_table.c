@@ -143,8 +143,10 @@ job_find(int64 id, bool lock, JobView *view)
 	bool		found;
 
 	tables_begin(&access);
+	/* a worker that inserts rows has locked the key of its job */
 	if (lock)
-		(void) run("SELECT FROM %s.mmgpt_job WHERE id OPERATOR(pg_catalog.=) $1 FOR UPDATE", id);
+		(void) run("SELECT FROM %s.mmgpt_job WHERE id OPERATOR(pg_catalog.=) $1"
+				   " FOR NO KEY UPDATE", id);
 	plan = SPI_prepare(psprintf(VIEW_QUERY, tables_schema(), tables_schema()), 1, types);
 	/* the newest state, also where the transaction has one snapshot for all */
 	if (plan == NULL || SPI_execute_snapshot(plan, values, NULL, GetLatestSnapshot(),
