@@ -1,7 +1,7 @@
 /*
  * job_prepare.c - read the rows of a job's table, once.
  *
- * A transaction of its own reads all rows in one snapshot, under the rights of the job's owner, and keeps
+ * One transaction reads all rows in one snapshot, under the rights of the job's owner, and keeps
  * what the engine makes of them. When it has committed, the table is not needed any more: a
  * training that goes on after a crash trains with the same rows, whatever became of the table.
  */
@@ -113,6 +113,11 @@ job_prepare(Job *job)
 	read_rows(job, &preparation);
 	job_end_rows(job->id, preparation.used, preparation.unusable);
 	job_work_end(job);
+	if (preparation.used == 0 && preparation.unusable == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("table \"%s\" has no row that the job may see", job->plan.table_name),
+				 errhint("Rows are read when the job begins, with its owner's rights.")));
 	if (preparation.used == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

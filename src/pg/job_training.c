@@ -32,6 +32,15 @@
 
 /* ---- asking ---- */
 
+/* Raise an error of the engine, whose text is converted, and that needs a transaction. */
+static void
+raise_failure(Job *job, const Status *failure)
+{
+	if (!job->working)
+		job_work_begin(job);
+	status_raise(failure);
+}
+
 /*
  * Wait for an answer to any request; false when the engine is lost. Raises the error that the
  * engine answers with, unless failure is there to take it: then false, with failure set.
@@ -56,7 +65,7 @@ receive(Job *job, EngineAnswer *answer, Status *failure)
 				break;
 			case LINE_ERROR:
 				if (failure == NULL)
-					status_raise(&status);
+					raise_failure(job, &status);
 				*failure = status;
 				return false;
 		}
@@ -147,6 +156,9 @@ open_training(Job *job)
 	EngineAnswer answer;
 
 	job_report(job, "waiting for its turn");
+	job_work_begin(job);
+	job_set_state(job->id, "queued");
+	MemoryContextSwitchTo(context);
 	request_begin(&request, WIRE_KIND_TRAIN_OPEN);
 	if (job->options.training != NULL)
 	{
@@ -155,9 +167,6 @@ open_training(Job *job)
 
 		request_add_bytes(&request, WIRE_FIELD_OPTIONS, text, length);
 	}
-	job_work_begin(job);
-	job_set_state(job->id, "queued");
-	MemoryContextSwitchTo(context);
 	if (job->options.initial_adapter != NULL)
 		add_initial(job, &request);
 	job_work_end(job);
@@ -288,7 +297,7 @@ start_training(Job *job)
 		if (status_good(&failure))
 			return false;
 		if (checkpoint == NULL || failure.code != STATUS_INVALID_ARGUMENT)
-			status_raise(&failure);
+			raise_failure(job, &failure);
 		drop_checkpoint(job, step, &failure);
 		return false;
 	}
@@ -395,10 +404,15 @@ take_steps(Job *job)
 static bool
 check_adapter(Job *job, const AdapterFiles *files, EngineAnswer *answer)
 {
+	MemoryContext context = CurrentMemoryContext;
 	EngineRequest request;
 	size_t		length;
-	char	   *config = request_json_text(files->config, &length);
+	char	   *config;
 
+	job_work_begin(job);		/* texts are converted only in a transaction */
+	MemoryContextSwitchTo(context);
+	config = request_json_text(files->config, &length);
+	job_work_end(job);
 	request_begin(&request, WIRE_KIND_ADAPTER_CHECK);
 	request_add_bytes(&request, WIRE_FIELD_ADAPTER_CONFIG, config, length);
 	request_set_tail(&request, WIRE_FIELD_ADAPTER_TENSORS, files->tensors, files->length);
@@ -410,13 +424,17 @@ static bool
 take_adapter(Job *job, AdapterFiles *files, EngineAnswer *answer)
 {
 	const WireFields *fields = &answer->fields;
+	MemoryContext context = CurrentMemoryContext;
 	char	   *config;
 
 	if (!ask_kind(job, WIRE_KIND_TRAIN_ADAPTER, answer))
 		return false;
+	job_work_begin(job);		/* as in check_adapter */
+	MemoryContextSwitchTo(context);
 	config = result_text_to_server((const char *) fields->bytes[WIRE_FIELD_ADAPTER_CONFIG],
 								   fields->length[WIRE_FIELD_ADAPTER_CONFIG]);
 	files->config = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(config)));
+	job_work_end(job);
 	files->tensors = (const char *) fields->bytes[WIRE_FIELD_ADAPTER_TENSORS];
 	files->length = fields->length[WIRE_FIELD_ADAPTER_TENSORS];
 	return true;

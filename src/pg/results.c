@@ -5,6 +5,7 @@
 
 #include <math.h>
 
+#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
@@ -57,6 +58,16 @@ convert_with_replacement(Oid procedure, int encoding, const char *utf8, size_t l
 	return converted;
 }
 
+/* Replace all that is not ASCII, which is the same in all encodings of servers. */
+static char *
+keep_ascii(char *text)
+{
+	for (char *c = text; *c != '\0'; c++)
+		if (IS_HIGHBIT_SET(*c))
+			*c = REPLACEMENT;
+	return text;
+}
+
 char *
 result_text_to_server(const char *utf8, size_t length)
 {
@@ -66,6 +77,8 @@ result_text_to_server(const char *utf8, size_t length)
 
 	if (encoding == PG_UTF8 || encoding == PG_SQL_ASCII || length == 0)
 		return valid;
+	if (!IsTransactionState())
+		return keep_ascii(valid);
 	procedure = FindDefaultConversionProc(PG_UTF8, encoding);
 	if (!OidIsValid(procedure))
 		return pg_any_to_server(valid, (int) length, PG_UTF8);

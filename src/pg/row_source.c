@@ -213,6 +213,7 @@ row_source_make(Oid table, const JobOptions *options, RowSource *source)
 	else if (has_places(relation))
 		appendStringInfoString(&query, " ORDER BY t.tableoid, t.ctid");
 	source->query = query.data;
+	source->dialogues = names[COLUMN_INSTRUCTION] == NULL || names[COLUMN_RESPONSE] == NULL;
 	/* locked until the transaction ends: under these names the query must find what was checked */
 	relation_close(relation, NoLock);
 }

@@ -16,6 +16,7 @@ typedef struct RowSource
 {
 	char	   *name;			/* of the table, qualified and quoted */
 	char	   *query;			/* gives the key as text and all columns, NULL for absent ones */
+	bool		dialogues;		/* rows have nothing to train on but "conversation" */
 } RowSource;
 
 /*

@@ -93,9 +93,29 @@ content_size(void)
 	return size;
 }
 
+/*
+ * Whether the texts of the row that was fetched can be converted to UTF-8: in a database of
+ * encoding SQL_ASCII any bytes are text.
+ */
+static bool
+has_valid_texts(void)
+{
+	Datum		value;
+
+	for (int i = 0; i < ROW_COLUMNS && GetDatabaseEncoding() == PG_SQL_ASCII; i++)
+		if (i != COLUMN_IMAGE && fetched(SOURCE_COLUMN(i), &value))
+		{
+			text	   *content = DatumGetTextPP(value);
+
+			if (!pg_verify_mbstr(PG_UTF8, VARDATA_ANY(content), VARSIZE_ANY_EXHDR(content), true))
+				return false;
+		}
+	return true;
+}
+
 /* Why the row that was fetched can't be used, as far as can be seen here. NULL: it can. */
 static char *
-find_reason(void)
+find_reason(const RowSource *source)
 {
 	size_t		size = content_size();
 	Datum		value;
@@ -103,8 +123,12 @@ find_reason(void)
 	if (size > (size_t) setting_max_request_bytes)
 		return psprintf("image and texts have %zu bytes, more than the %d of "
 						"mmgpt.max_request_bytes", size, setting_max_request_bytes);
+	if (!has_valid_texts())
+		return pstrdup("a text is not valid in encoding UTF8");
 	if (fetched(SOURCE_COLUMN(COLUMN_CONVERSATION), &value))
 		return NULL;
+	if (source->dialogues)
+		return pstrdup("the conversation is NULL");
 	if (!fetched(SOURCE_COLUMN(COLUMN_INSTRUCTION), &value))
 		return pstrdup("the instruction is NULL");
 	if (!fetched(SOURCE_COLUMN(COLUMN_RESPONSE), &value))
@@ -167,7 +191,7 @@ add_row(Ring *ring)
 	previous = MemoryContextSwitchTo(row->context);
 	row->number = ++ring->rows;
 	row->key = fetched(SOURCE_KEY, &key) ? TextDatumGetCString(key) : NULL;
-	row->reason = find_reason();
+	row->reason = find_reason(ring->stream->source);
 	if (row->reason != NULL)
 		place->state = PLACE_ANSWERED;
 	else
