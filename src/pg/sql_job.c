@@ -91,20 +91,22 @@ adapter_argument(FunctionCallInfo fcinfo, const char *table)
 
 /* Raise an error unless the role that the worker would connect as may log in. */
 static void
-check_login(void)
+check_login(Oid role, const char *hint)
 {
-	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetSessionUserId()));
+	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
 	bool		good = HeapTupleIsValid(tuple) &&
 		((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin;
+	const char *name = GetUserNameFromId(role, true);
 
 	if (HeapTupleIsValid(tuple))
 		ReleaseSysCache(tuple);
 	if (!good)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION),
-				 errmsg("role \"%s\" may not log in, as the job's worker would",
-						GetUserNameFromId(GetSessionUserId(), true)),
-				 errhint("Log in as a role with the attribute LOGIN, and use SET ROLE.")));
+				 name == NULL ?
+				 errmsg("role of OID %u, as which the job's worker would log in, was dropped", role) :
+				 errmsg("role \"%s\" may not log in, as the job's worker would", name),
+				 errhint("%s", hint)));
 }
 
 /*
@@ -144,7 +146,8 @@ check_job(const NewJob *job)
 	job_options_read(job->options, &options);
 	row_source_make(job->table, &options, &source);
 	row_source_check(&source);
-	check_login();
+	check_login(GetSessionUserId(),
+				"Log in as a role with the attribute LOGIN, and use SET ROLE.");
 	adapter_check_free(job->adapter, options.replace,
 					   "Give another name, or the option \"replace\": true.");
 	if (options.initial_adapter != NULL)
@@ -267,6 +270,7 @@ mmgpt_resume(PG_FUNCTION_ARGS)
 				 errmsg("job %lld is running", (long long) id)));
 	if (job_find_active(view.adapter, id))
 		raise_busy(view.adapter);
+	check_login(view.login, "Let it log in again, or begin a new job.");
 	job_requeue(id);
 	start_worker(id, view.login);
 	PG_RETURN_VOID();

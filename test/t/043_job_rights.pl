@@ -128,6 +128,9 @@ like((as_eve("CREATE TEMP TABLE t AS TABLE eve.rows; SELECT mmgpt_finetune('t')"
 		't', 'it can be cancelled meanwhile');
 	$node->safe_psql('postgres', 'SELECT pg_cancel_backend(' . job($node, $job, 'pid') . ')');
 	is(wait_for_job($node, $job), 'cancelled', 'and is');
+	$node->safe_psql('postgres', 'ALTER ROLE eve NOLOGIN');
+	like(($node->psql('postgres', "SELECT mmgpt_resume($job)"))[2],
+		qr/role "eve" may not log in, as the job's worker would/, 'it is not resumed for who may not log in');
 }
 
 $node->stop;
