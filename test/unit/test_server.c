@@ -176,8 +176,11 @@ UNIT_TEST(many_clients_get_the_answers_they_get_alone)
 		free(alone[i].payload);
 	}
 	read_steps(holder, &steps, &rows);
-	/* rows beyond the first of a step are steps that were saved; alone, only branches share steps */
-	UNIT_CHECK((rows - steps) - (alone_rows - alone_steps) >= alone_rows / 3);
+	/*
+	 * Rows beyond the first of a step are steps that were saved; alone, only branches share steps.
+	 * How many depends on how fast pictures are decoded beside the model.
+	 */
+	UNIT_CHECK(rows - steps > 2 * (alone_rows - alone_steps));
 	UNIT_CHECK(status_number(holder, "requests", "failed") == 0);
 	for (int i = 0; i < CLIENTS; i++)
 		close(fds[i]);
