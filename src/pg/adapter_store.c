@@ -8,6 +8,18 @@
 
 #include "pg_compat.h"
 
+#define LONGEST_NAME (NAMEDATALEN - 1)
+
+void
+adapter_check_name(const char *name)
+{
+	if (name[0] == '\0' || strlen(name) > LONGEST_NAME)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_NAME),
+				 errmsg("name of an adapter must have 1 to %d bytes, not %zu", LONGEST_NAME,
+						strlen(name))));
+}
+
 void
 adapter_raise_duplicate(const char *name, const char *hint)
 {

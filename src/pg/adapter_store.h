@@ -23,6 +23,9 @@ typedef struct AdapterFiles
 extern void adapter_store(const char *name, const AdapterFiles *files, bool replace,
 						  const char *hint);
 
+/* Raise an error (42602) unless an adapter can have this name. */
+extern void adapter_check_name(const char *name);
+
 /* Raise the errors that adapter_store would raise. */
 extern void adapter_check_free(const char *name, bool replace, const char *hint);
 

@@ -164,6 +164,23 @@ adapter_read_piece(int64 id, int number, size_t size)
 	return piece;
 }
 
+void
+adapter_read_file(const AdapterRow *row, char *to)
+{
+	size_t		left = (size_t) row->bytes;
+
+	for (int number = 0; left > 0; number++)
+	{
+		size_t		size = Min(left, ADAPTER_PIECE_SIZE);
+		bytea	   *piece = adapter_read_piece(row->id, number, size);
+
+		memcpy(to, VARDATA(piece), size);
+		pfree(piece);
+		to += size;
+		left -= size;
+	}
+}
+
 /* ---- writing ---- */
 
 void

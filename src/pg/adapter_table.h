@@ -37,6 +37,9 @@ extern void adapter_find(const char *name, const char *detail, AdapterRow *row);
  */
 extern bytea *adapter_read_piece(int64 id, int number, size_t size);
 
+/* Read the whole safetensors file of an adapter to where row->bytes bytes have room. */
+extern void adapter_read_file(const AdapterRow *row, char *to);
+
 /* An adapter to be changed: its row is locked. */
 typedef struct AdapterEntry
 {

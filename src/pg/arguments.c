@@ -202,6 +202,18 @@ request_add_bytes(EngineRequest *request, WireField field, const void *bytes, si
 }
 
 void
+request_add_uncounted_json(EngineRequest *request, WireField field, Jsonb *value)
+{
+	size_t		length;
+	char	   *text;
+
+	if (value == NULL)
+		return;
+	text = request_json_text(value, &length);
+	request_add_bytes(request, field, text, length);
+}
+
+void
 request_set_tail(EngineRequest *request, WireField field, const void *bytes, size_t length)
 {
 	reserve(request, 0);
@@ -211,14 +223,10 @@ request_set_tail(EngineRequest *request, WireField field, const void *bytes, siz
 }
 
 void
-request_set_files(EngineRequest *request, bytea *tensors, Jsonb *config)
+request_set_files(EngineRequest *request, const char *tensors, size_t size, Jsonb *config)
 {
-	size_t		length;
-	char	   *text = request_json_text(config, &length);
-
-	request_add_bytes(request, WIRE_FIELD_ADAPTER_CONFIG, text, length);
-	request_set_tail(request, WIRE_FIELD_ADAPTER_TENSORS, VARDATA_ANY(tensors),
-					 VARSIZE_ANY_EXHDR(tensors));
+	request_add_uncounted_json(request, WIRE_FIELD_ADAPTER_CONFIG, config);
+	request_set_tail(request, WIRE_FIELD_ADAPTER_TENSORS, tensors, size);
 }
 
 void

@@ -31,8 +31,12 @@ extern void request_add_json(EngineRequest *request, WireField field, Jsonb *val
 /* Add the session's settings for answers, and the call's own options (NULL: none). */
 extern void request_add_options(EngineRequest *request, Jsonb *options);
 
-/* Add the files of an adapter that is to be checked; the tensors stay where they lie. */
-extern void request_set_files(EngineRequest *request, bytea *tensors, Jsonb *config);
+/* Add the files of an adapter; the tensors stay where they lie. */
+extern void request_set_files(EngineRequest *request, const char *tensors, size_t size,
+							  Jsonb *config);
+
+/* Add a JSON value that does not count as content of a call; NULL: none. */
+extern void request_add_uncounted_json(EngineRequest *request, WireField field, Jsonb *value);
 
 /* A JSON value as the engine gets it: in UTF-8, the same text for the same jsonb. */
 extern char *request_json_text(Jsonb *config, size_t *length);

@@ -96,10 +96,7 @@ static void
 add_initial(Job *job, EngineRequest *request)
 {
 	AdapterRow	row;
-	size_t		length;
-	char	   *config;
 	char	   *tensors;
-	size_t		filled = 0;
 
 	adapter_find(job->options.initial_adapter, "The option \"initial_adapter\" names it.", &row);
 	if (job->plan.initial_digest == NULL || strcmp(row.digest, job->plan.initial_digest) != 0)
@@ -108,19 +105,9 @@ add_initial(Job *job, EngineRequest *request)
 				 errmsg("adapter \"%s\" has changed since the job began to train with it",
 						job->options.initial_adapter),
 				 errhint("Begin a new job.")));
-	config = request_json_text(row.config, &length);
-	request_add_bytes(request, WIRE_FIELD_ADAPTER_CONFIG, config, length);
 	tensors = palloc_extended((size_t) row.bytes, MCXT_ALLOC_HUGE);
-	for (int number = 0; filled < (size_t) row.bytes; number++)
-	{
-		size_t		size = Min((size_t) row.bytes - filled, ADAPTER_PIECE_SIZE);
-		bytea	   *piece = adapter_read_piece(row.id, number, size);
-
-		memcpy(tensors + filled, VARDATA(piece), size);
-		pfree(piece);
-		filled += size;
-	}
-	request_set_tail(request, WIRE_FIELD_ADAPTER_TENSORS, tensors, filled);
+	adapter_read_file(&row, tensors);
+	request_set_files(request, tensors, (size_t) row.bytes, row.config);
 }
 
 /* Raise an error unless the engine still has the model that the job trains for. */
@@ -160,13 +147,7 @@ open_training(Job *job)
 	job_set_state(job->id, "queued");
 	MemoryContextSwitchTo(context);
 	request_begin(&request, WIRE_KIND_TRAIN_OPEN);
-	if (job->options.training != NULL)
-	{
-		size_t		length;
-		char	   *text = request_json_text(job->options.training, &length);
-
-		request_add_bytes(&request, WIRE_FIELD_OPTIONS, text, length);
-	}
+	request_add_uncounted_json(&request, WIRE_FIELD_OPTIONS, job->options.training);
 	if (job->options.initial_adapter != NULL)
 		add_initial(job, &request);
 	job_work_end(job);
@@ -406,16 +387,12 @@ check_adapter(Job *job, const AdapterFiles *files, EngineAnswer *answer)
 {
 	MemoryContext context = CurrentMemoryContext;
 	EngineRequest request;
-	size_t		length;
-	char	   *config;
 
 	job_work_begin(job);		/* texts are converted only in a transaction */
 	MemoryContextSwitchTo(context);
-	config = request_json_text(files->config, &length);
-	job_work_end(job);
 	request_begin(&request, WIRE_KIND_ADAPTER_CHECK);
-	request_add_bytes(&request, WIRE_FIELD_ADAPTER_CONFIG, config, length);
-	request_set_tail(&request, WIRE_FIELD_ADAPTER_TENSORS, files->tensors, files->length);
+	request_set_files(&request, files->tensors, files->length, files->config);
+	job_work_end(job);
 	return ask(job, &request, answer, NULL);
 }
 

@@ -157,13 +157,7 @@ make_request(const RowStream *stream, EngineRequest *request)
 	wire_write_u64(&request->writer, WIRE_FIELD_MAX_PIXELS, (uint64_t) setting_max_image_pixels);
 	request_add_bytes(request, WIRE_FIELD_IMAGE_RULES, options->image_rules,
 					  strlen(options->image_rules));
-	if (options->training != NULL)
-	{
-		size_t		length;
-		char	   *text = request_json_text(options->training, &length);
-
-		request_add_bytes(request, WIRE_FIELD_OPTIONS, text, length);
-	}
+	request_add_uncounted_json(request, WIRE_FIELD_OPTIONS, options->training);
 	if (fetched(SOURCE_COLUMN(COLUMN_CONVERSATION), &value))
 		add_text(request, WIRE_FIELD_CONVERSATION, COLUMN_CONVERSATION);
 	else

@@ -22,8 +22,6 @@
 #include "pg_compat.h"
 #include "results.h"
 
-#define LONGEST_NAME (NAMEDATALEN - 1)
-
 SQL_FUNCTION(mmgpt_adapter_import);
 SQL_FUNCTION(mmgpt_adapter_export);
 SQL_FUNCTION(mmgpt_adapter_drop);
@@ -55,11 +53,7 @@ new_name_argument(FunctionCallInfo fcinfo, int position)
 {
 	char	   *name = name_argument(fcinfo, position);
 
-	if (name[0] == '\0' || strlen(name) > LONGEST_NAME)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_NAME),
-				 errmsg("name of an adapter must have 1 to %d bytes, not %zu", LONGEST_NAME,
-						strlen(name))));
+	adapter_check_name(name);
 	return name;
 }
 
@@ -67,13 +61,13 @@ new_name_argument(FunctionCallInfo fcinfo, int position)
 
 /* Let the engine check the files; its description of them. */
 static Datum
-check_files(bytea *tensors, Jsonb *config)
+check_files(const AdapterFiles *files)
 {
 	EngineRequest request;
 	EngineAnswer answer;
 
 	request_begin(&request, WIRE_KIND_ADAPTER_CHECK);
-	request_set_files(&request, tensors, config);
+	request_set_files(&request, files->tensors, files->length, files->config);
 	engine_ask(&request, &answer);
 	return result_jsonb(&answer);
 }
@@ -95,7 +89,7 @@ mmgpt_adapter_import(PG_FUNCTION_ARGS)
 	files.config = PG_GETARG_JSONB_P(2);
 	files.tensors = VARDATA_ANY(tensors);
 	files.length = VARSIZE_ANY_EXHDR(tensors);
-	files.description = check_files(tensors, files.config);
+	files.description = check_files(&files);
 	digest = DirectFunctionCall2(jsonb_object_field_text, files.description,
 								 CStringGetTextDatum("digest"));
 	adapter_store(name, &files, replace, "Drop it, or import with replace => true.");
@@ -108,9 +102,7 @@ mmgpt_adapter_import(PG_FUNCTION_ARGS)
 static bytea *
 join_pieces(const char *name, const AdapterRow *row)
 {
-	size_t		left = (size_t) row->bytes;
 	bytea	   *whole;
-	char	   *to;
 
 	if (row->bytes > (int64) (MaxAllocSize - VARHDRSZ))
 		ereport(ERROR,
@@ -118,19 +110,9 @@ join_pieces(const char *name, const AdapterRow *row)
 				 errmsg("adapter \"%s\" of %lld bytes is too large for a value of type bytea", name,
 						(long long) row->bytes),
 				 errhint("Read its pieces from mmgpt_adapter_piece.")));
-	whole = palloc(left + VARHDRSZ);
-	SET_VARSIZE(whole, left + VARHDRSZ);
-	to = VARDATA(whole);
-	for (int number = 0; left > 0; number++)
-	{
-		size_t		size = Min(left, ADAPTER_PIECE_SIZE);
-		bytea	   *piece = adapter_read_piece(row->id, number, size);
-
-		memcpy(to, VARDATA(piece), size);
-		pfree(piece);
-		to += size;
-		left -= size;
-	}
+	whole = palloc((size_t) row->bytes + VARHDRSZ);
+	SET_VARSIZE(whole, (size_t) row->bytes + VARHDRSZ);
+	adapter_read_file(row, VARDATA(whole));
 	return whole;
 }
 

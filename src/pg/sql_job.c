@@ -26,7 +26,6 @@
 #include "row_source.h"
 #include "supervisor_control.h"
 
-#define LONGEST_NAME (NAMEDATALEN - 1)
 #define POLL_MS 200
 #define BAR_WIDTH 20
 #define LONGEST_TEXT 256		/* of a notice */
@@ -60,15 +59,12 @@ check_training(const JobOptions *options)
 	ErrorContextCallback context = {error_context_stack, tell_own_options, NULL};
 	EngineRequest request;
 	EngineAnswer answer;
-	size_t		length;
-	char	   *text;
 
 	if (options->training == NULL)
 		return;
 	error_context_stack = &context;
-	text = request_json_text(options->training, &length);
 	request_begin(&request, WIRE_KIND_TRAIN_ENCODE);
-	request_add_bytes(&request, WIRE_FIELD_OPTIONS, text, length);
+	request_add_uncounted_json(&request, WIRE_FIELD_OPTIONS, options->training);
 	request_add_bytes(&request, WIRE_FIELD_PROMPT, "?", 1);
 	request_add_bytes(&request, WIRE_FIELD_RESPONSE, "!", 1);
 	engine_ask(&request, &answer);
@@ -81,11 +77,7 @@ adapter_argument(FunctionCallInfo fcinfo, const char *table)
 {
 	const char *name = PG_ARGISNULL(1) ? table : text_to_cstring(PG_GETARG_TEXT_PP(1));
 
-	if (name[0] == '\0' || strlen(name) > LONGEST_NAME)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_NAME),
-				 errmsg("name of an adapter must have 1 to %d bytes, not %zu", LONGEST_NAME,
-						strlen(name))));
+	adapter_check_name(name);
 	return name;
 }
 
