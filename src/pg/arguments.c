@@ -137,14 +137,11 @@ adapter_name(Jsonb *options, bool *of_setting)
 }
 
 void
-request_set_adapter(EngineRequest *request, const char *name, const char *source)
+request_set_adapter(EngineRequest *request, const char *name, AdapterRow *row)
 {
-	AdapterRow *row = palloc(sizeof(AdapterRow));
 	size_t		length = strlen(name);
-	char	   *utf8;
+	char	   *utf8 = convert_to_utf8(pstrdup(name), &length);
 
-	adapter_find(name, source, row);
-	utf8 = convert_to_utf8(pstrdup(name), &length);
 	reserve(request, length);
 	wire_write_bytes(&request->writer, WIRE_FIELD_ADAPTER, row->digest, strlen(row->digest));
 	wire_write_bytes(&request->writer, WIRE_FIELD_ADAPTER_MODEL, row->base_model,
@@ -159,10 +156,13 @@ add_adapter(EngineRequest *request, Jsonb *options)
 {
 	bool		of_setting;
 	char	   *name = adapter_name(options, &of_setting);
+	AdapterRow *row;
 
-	if (name != NULL)
-		request_set_adapter(request, name,
-							of_setting ? "It is the value of the setting mmgpt.adapter." : NULL);
+	if (name == NULL)
+		return;
+	row = palloc(sizeof(AdapterRow));
+	adapter_find(name, of_setting ? "It is the value of the setting mmgpt.adapter." : NULL, row);
+	request_set_adapter(request, name, row);
 }
 
 void

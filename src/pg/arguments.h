@@ -47,8 +47,8 @@ extern void request_add_bytes(EngineRequest *request, WireField field, const voi
 extern void request_set_tail(EngineRequest *request, WireField field, const void *bytes,
 							 size_t length);
 
-/* Choose an adapter by its name; source, which may be NULL, tells errors where the name is from. */
-extern void request_set_adapter(EngineRequest *request, const char *name, const char *source);
+/* Choose an adapter that was found by its name; the row must outlive the request. */
+extern void request_set_adapter(EngineRequest *request, const char *name, struct AdapterRow *row);
 
 /* Add an image: a Datum of type bytea, whose size is checked before its bytes are read. */
 extern void request_set_image(EngineRequest *request, Datum image);

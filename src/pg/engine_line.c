@@ -20,9 +20,10 @@
 #define NS_PER_MS UINT64CONST(1000000)
 
 void
-engine_line_begin(EngineLine *line)
+engine_line_begin(EngineLine *line, struct AdapterRow *adapter)
 {
 	memset(line, 0, sizeof(*line));
+	line->adapter = adapter;
 	line->connection.socket = -1;
 	status_clear(&line->refusal);
 }

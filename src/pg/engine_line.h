@@ -31,7 +31,7 @@ typedef enum LineEvent
 } LineEvent;
 
 /* Begin without a connection; the first request makes one. */
-extern void engine_line_begin(EngineLine *line);
+extern void engine_line_begin(EngineLine *line, struct AdapterRow *adapter);
 
 /* Send a request whole; the id of its answer. Raises an error where no engine can be reached. */
 extern uint64_t engine_line_send(EngineLine *line, const EngineRequest *request);

@@ -281,7 +281,7 @@ mmgpt_job_main(Datum argument)
 												 ALLOCSET_DEFAULT_SIZES);
 	job.id = order.id;
 	job.login = order.login;
-	engine_line_begin(&job.line);
+	engine_line_begin(&job.line, NULL);
 	if (begin_job(&job, order.transaction))
 		run_job(&job);
 	proc_exit(0);

@@ -217,6 +217,14 @@ fill(Ring *ring)
 	}
 }
 
+/* What messages call a row: "row 3 (key 17)". */
+static char *
+row_name(const StreamRow *row)
+{
+	return row->key == NULL ? psprintf("row %lld", (long long) row->number)
+							: psprintf("row %lld (key %s)", (long long) row->number, row->key);
+}
+
 /* ---- to the engine, and back ---- */
 
 /* Send what waits; a row at a time after a loss. */
@@ -243,10 +251,7 @@ raise_lost(const Place *place)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_SYSTEM_ERROR),
-			 errmsg("the mmgpt engine ended twice while it worked on row %lld%s%s%s",
-					(long long) place->row.number, place->row.key == NULL ? "" : " (key ",
-					place->row.key == NULL ? "" : place->row.key,
-					place->row.key == NULL ? "" : ")"),
+			 errmsg("the mmgpt engine ended twice while it worked on %s", row_name(&place->row)),
 			 errhint("The server's log says how the engine ended.")));
 }
 
@@ -397,11 +402,9 @@ void
 row_stream_run(RowStream *stream)
 {
 	Ring	   *ring = palloc0(sizeof(Ring));
-	struct AdapterRow *adapter = stream->line.adapter;
 
 	ring->stream = stream;
-	engine_line_begin(&stream->line);
-	stream->line.adapter = adapter;
+	engine_line_begin(&stream->line, stream->adapter);
 	tables_connect();
 	ring->portal = SPI_cursor_open_with_args(NULL, stream->source->query, 0, NULL, NULL, NULL,
 											 stream->read_only, 0);
@@ -431,8 +434,6 @@ row_stream_raise_unusable(const StreamRow *row)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("row %lld%s%s%s can't be used: %s", (long long) row->number,
-					row->key == NULL ? "" : " (key ", row->key == NULL ? "" : row->key,
-					row->key == NULL ? "" : ")", row->reason),
+			 errmsg("%s can't be used: %s", row_name(row), row->reason),
 			 errhint("The option \"unusable\": \"skip\" leaves such rows out.")));
 }

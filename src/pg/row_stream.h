@@ -45,7 +45,8 @@ typedef struct RowStream
 	void		(*take) (void *argument, StreamRow *row);
 	/* Called once in a while, to raise an error where all shall end. May be NULL. */
 	void		(*check) (void *argument);
-	EngineLine	line;			/* with its adapter, if the requests have one */
+	struct AdapterRow *adapter; /* of the requests that have one; NULL: none has */
+	EngineLine	line;			/* of the stream's own */
 } RowStream;
 
 /*

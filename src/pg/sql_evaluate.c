@@ -23,6 +23,7 @@ typedef struct Evaluation
 	const JobOptions *options;
 	const char *adapter;		/* NULL: none */
 	const char *source;			/* of that name, for errors; NULL: the argument */
+	AdapterRow	adapter_row;	/* what has that name */
 	int64		rows;
 	int64		unusable;
 	int64		exact;			/* rows that the model would answer just so */
@@ -46,7 +47,7 @@ evaluate_row(void *argument, StreamRow *row)
 	request_add_bytes(request, WIRE_FIELD_TARGETS, fields->bytes[WIRE_FIELD_TARGETS],
 					  fields->length[WIRE_FIELD_TARGETS]);
 	if (evaluation->adapter != NULL)
-		request_set_adapter(request, evaluation->adapter, evaluation->source);
+		request_set_adapter(request, evaluation->adapter, &evaluation->adapter_row);
 	if (wire_has(fields, WIRE_FIELD_PIXELS))
 		request_set_tail(request, WIRE_FIELD_PIXELS, fields->bytes[WIRE_FIELD_PIXELS],
 						 fields->length[WIRE_FIELD_PIXELS]);
@@ -91,14 +92,13 @@ evaluate_table(Oid table, Evaluation *evaluation)
 	RowStream	stream = {.options = evaluation->options,.read_only = true,
 		.argument = evaluation,.next_request = evaluate_row,.take = take_row};
 	RowSource	source;
-	AdapterRow	adapter;
 
 	row_source_make(table, evaluation->options, &source);
 	stream.source = &source;
 	if (evaluation->adapter != NULL)
 	{
-		adapter_find(evaluation->adapter, evaluation->source, &adapter);
-		stream.line.adapter = &adapter;
+		adapter_find(evaluation->adapter, evaluation->source, &evaluation->adapter_row);
+		stream.adapter = &evaluation->adapter_row;
 	}
 	PG_TRY();
 	{
