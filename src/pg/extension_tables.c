@@ -161,6 +161,19 @@ tables_run(const char *text, int arguments, const Oid *types, const Datum *value
 	return SPI_processed > 0;
 }
 
+bool
+tables_change(const char *text, int arguments, const Oid *types, const Datum *values,
+			  const char *nulls)
+{
+	TablesAccess access;
+	bool		changed;
+
+	tables_begin(&access);
+	changed = tables_run(text, arguments, types, values, nulls, false);
+	tables_end(&access);
+	return changed;
+}
+
 Datum
 tables_column(int number)
 {

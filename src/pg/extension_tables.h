@@ -53,6 +53,10 @@ extern void tables_end(const TablesAccess *access);
 extern bool tables_run(const char *text, int arguments, const Oid *types, const Datum *values,
 					   const char *nulls, bool read_only);
 
+/* The same between tables_begin and tables_end of its own, for queries that give nothing. */
+extern bool tables_change(const char *text, int arguments, const Oid *types, const Datum *values,
+						  const char *nulls);
+
 /* A column, counted from 1, of the first row that a query gave, which is not NULL. */
 extern Datum tables_column(int number);
 

@@ -15,37 +15,14 @@
 #include "extension_tables.h"
 #include "pg_compat.h"
 
-/* Run a query with the rights of the tables' owner; true when it changed a row. */
-static bool
-change(const char *text, int arguments, const Oid *types, const Datum *values, const char *nulls)
-{
-	TablesAccess access;
-	bool		changed;
-
-	tables_begin(&access);
-	changed = tables_run(text, arguments, types, values, nulls, false);
-	tables_end(&access);
-	return changed;
-}
-
-/* The same for queries with a job's number alone. */
-static bool
-change_job(const char *text, int64 id)
-{
-	Oid			types[1] = {INT8OID};
-	Datum		values[1] = {Int64GetDatum(id)};
-
-	return change(text, 1, types, values, NULL);
-}
-
-/* The same for queries with a job's number and a text or JSON. */
+/* As job_change, with a text or JSON as $2. */
 static bool
 change_job_with(const char *text, int64 id, Oid type, Datum value)
 {
 	Oid			types[2] = {INT8OID, type};
 	Datum		values[2] = {Int64GetDatum(id), value};
 
-	return change(text, 2, types, values, DatumGetPointer(value) == NULL ? " n" : NULL);
+	return tables_change(text, 2, types, values, DatumGetPointer(value) == NULL ? " n" : NULL);
 }
 
 static Datum
@@ -81,8 +58,8 @@ job_load(int64 id, JobPlan *plan)
 	tables_begin(&access);
 	found = tables_run("SELECT table_id, table_name, adapter, owner::pg_catalog.oid, prepared,"
 					   " initial_digest, options, model FROM %s.mmgpt_job"
-					   " WHERE id OPERATOR(pg_catalog.=) $1 AND state OPERATOR(pg_catalog.=) ANY"
-					   " (ARRAY['queued', 'preparing', 'running'])", 1, types, values, NULL, false);
+					   " WHERE id OPERATOR(pg_catalog.=) $1 AND " JOB_NOT_OVER, 1, types, values,
+					   NULL, false);
 	if (found)
 	{
 		plan->table = DatumGetObjectId(tables_column(1));
@@ -153,15 +130,15 @@ job_fail(int64 id, const ErrorData *error)
 
 	for (int i = 2; i < 5; i++)
 		nulls[i] = DatumGetPointer(values[i]) == NULL ? 'n' : ' ';
-	change("UPDATE %s.mmgpt_job SET state = 'failed', error_code = $2, error = $3,"
-		   " error_detail = $4, error_hint = $5, finished = pg_catalog.clock_timestamp()"
-		   " WHERE id OPERATOR(pg_catalog.=) $1", 5, types, values, nulls);
+	tables_change("UPDATE %s.mmgpt_job SET state = 'failed', error_code = $2, error = $3,"
+				  " error_detail = $4, error_hint = $5, finished = pg_catalog.clock_timestamp()"
+				  " WHERE id OPERATOR(pg_catalog.=) $1", 5, types, values, nulls);
 }
 
 void
 job_end_cancelled(int64 id)
 {
-	change_job("UPDATE %s.mmgpt_job SET state = 'cancelled',"
+	job_change("UPDATE %s.mmgpt_job SET state = 'cancelled',"
 			   " finished = pg_catalog.clock_timestamp()"
 			   " WHERE id OPERATOR(pg_catalog.=) $1", id);
 }
@@ -175,8 +152,7 @@ job_list_unfinished(void)
 
 	tables_begin(&access);
 	(void) tables_run("SELECT id, login::pg_catalog.oid, cancel FROM %s.mmgpt_job"
-					  " WHERE state OPERATOR(pg_catalog.=) ANY"
-					  " (ARRAY['queued', 'preparing', 'running']) ORDER BY id", 0, NULL, NULL, NULL,
+					  " WHERE " JOB_NOT_OVER " ORDER BY id", 0, NULL, NULL, NULL,
 					  false);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
@@ -202,8 +178,8 @@ void
 job_begin_rows(int64 id, const char *digest)
 {
 	job_delete_rows(id);
-	change_job("DELETE FROM %s.mmgpt_job_unusable WHERE job OPERATOR(pg_catalog.=) $1", id);
-	change_job("DELETE FROM %s.mmgpt_job_step WHERE job OPERATOR(pg_catalog.=) $1", id);
+	job_change("DELETE FROM %s.mmgpt_job_unusable WHERE job OPERATOR(pg_catalog.=) $1", id);
+	job_change("DELETE FROM %s.mmgpt_job_step WHERE job OPERATOR(pg_catalog.=) $1", id);
 	change_job_with("UPDATE %s.mmgpt_job SET step = 0, initial_digest = $2"
 					" WHERE id OPERATOR(pg_catalog.=) $1", id, TEXTOID, text_or_null(digest));
 }
@@ -227,11 +203,11 @@ job_insert_row(int64 id, int64 number, const void *tokens, const void *targets, 
 		digest_add(&state, pixels, pixels_size);
 		digest_end(&state, digest);
 		picture[1] = values[4] = bytes_datum(digest, sizeof(digest));
-		change("INSERT INTO %s.mmgpt_job_picture VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", 3,
-			   picture_types, picture, NULL);
+		tables_change("INSERT INTO %s.mmgpt_job_picture VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+					  3, picture_types, picture, NULL);
 	}
-	change("INSERT INTO %s.mmgpt_job_row VALUES ($1, $2, $3, $4, $5)", 5, types, values,
-		   pixels == NULL ? "    n" : NULL);
+	tables_change("INSERT INTO %s.mmgpt_job_row VALUES ($1, $2, $3, $4, $5)", 5, types, values,
+				  pixels == NULL ? "    n" : NULL);
 }
 
 void
@@ -241,8 +217,8 @@ job_insert_unusable(int64 id, int64 number, const char *key, const char *reason)
 	Datum		values[4] = {Int64GetDatum(id), Int64GetDatum(number), text_or_null(key),
 		CStringGetTextDatum(reason)};
 
-	change("INSERT INTO %s.mmgpt_job_unusable VALUES ($1, $2, $3, $4)", 4, types, values,
-		   key == NULL ? "  n " : NULL);
+	tables_change("INSERT INTO %s.mmgpt_job_unusable VALUES ($1, $2, $3, $4)", 4, types, values,
+				  key == NULL ? "  n " : NULL);
 }
 
 void
@@ -251,8 +227,9 @@ job_end_rows(int64 id, int64 rows, int64 unusable)
 	Oid			types[3] = {INT8OID, INT8OID, INT8OID};
 	Datum		values[3] = {Int64GetDatum(id), Int64GetDatum(rows), Int64GetDatum(unusable)};
 
-	change("UPDATE %s.mmgpt_job SET prepared = $2 OPERATOR(pg_catalog.>) 0, state = 'queued',"
-		   " rows = $2, unusable = $3 WHERE id OPERATOR(pg_catalog.=) $1", 3, types, values, NULL);
+	tables_change("UPDATE %s.mmgpt_job SET prepared = $2 OPERATOR(pg_catalog.>) 0,"
+				  " state = 'queued', rows = $2, unusable = $3"
+				  " WHERE id OPERATOR(pg_catalog.=) $1", 3, types, values, NULL);
 }
 
 Portal
@@ -329,11 +306,11 @@ job_insert_checkpoint(int64 id, int step, const uint8 *bytes, size_t size)
 	{
 		values[2] = Int32GetDatum(number++);
 		values[3] = bytes_datum(bytes + at, Min(size - at, JOB_PIECE_SIZE));
-		change("INSERT INTO %s.mmgpt_job_checkpoint VALUES ($1, $2, $3, $4)", 4, types, values,
-			   NULL);
+		tables_change("INSERT INTO %s.mmgpt_job_checkpoint VALUES ($1, $2, $3, $4)", 4, types,
+					  values, NULL);
 		pfree(DatumGetPointer(values[3]));
 	}
-	change_job("DELETE FROM %s.mmgpt_job_checkpoint WHERE job OPERATOR(pg_catalog.=) $1"
+	job_change("DELETE FROM %s.mmgpt_job_checkpoint WHERE job OPERATOR(pg_catalog.=) $1"
 			   " AND step OPERATOR(pg_catalog.<) (SELECT pg_catalog.min(s.step) FROM"
 			   " (SELECT DISTINCT step FROM %s.mmgpt_job_checkpoint"
 			   " WHERE job OPERATOR(pg_catalog.=) $1 ORDER BY step DESC LIMIT 2) s)", id);
@@ -398,6 +375,6 @@ job_delete_checkpoint(int64 id, int step)
 	Oid			types[2] = {INT8OID, INT4OID};
 	Datum		values[2] = {Int64GetDatum(id), Int32GetDatum(step)};
 
-	change("DELETE FROM %s.mmgpt_job_checkpoint WHERE job OPERATOR(pg_catalog.=) $1"
-		   " AND step OPERATOR(pg_catalog.=) $2", 2, types, values, NULL);
+	tables_change("DELETE FROM %s.mmgpt_job_checkpoint WHERE job OPERATOR(pg_catalog.=) $1"
+				  " AND step OPERATOR(pg_catalog.=) $2", 2, types, values, NULL);
 }

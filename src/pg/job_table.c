@@ -48,27 +48,13 @@ job_has_worker(int64 id)
 	return false;
 }
 
-/* Run a query about one job, with its number as $1. */
-static bool
-run(const char *text, int64 id)
+bool
+job_change(const char *text, int64 id)
 {
 	Oid			types[1] = {INT8OID};
 	Datum		values[1] = {Int64GetDatum(id)};
 
-	return tables_run(text, 1, types, values, NULL, false);
-}
-
-/* The same, with the rights of the tables' owner, for queries that give nothing. */
-static bool
-change(const char *text, int64 id)
-{
-	TablesAccess access;
-	bool		changed;
-
-	tables_begin(&access);
-	changed = run(text, id);
-	tables_end(&access);
-	return changed;
+	return tables_change(text, 1, types, values, NULL);
 }
 
 bool
@@ -87,9 +73,8 @@ job_insert(const NewJob *job, int64 *id)
 	inserted = tables_run("INSERT INTO %s.mmgpt_job"
 						  " (table_id, table_name, adapter, owner, login, options)"
 						  " VALUES ($1, $2, $3, $4, $5, $6)"
-						  " ON CONFLICT (adapter) WHERE state OPERATOR(pg_catalog.=) ANY"
-						  " (ARRAY['queued', 'preparing', 'running']) DO NOTHING RETURNING id",
-						  6, types, values, nulls, false);
+						  " ON CONFLICT (adapter) WHERE " JOB_NOT_OVER
+						  " DO NOTHING RETURNING id", 6, types, values, nulls, false);
 	if (inserted)
 		*id = DatumGetInt64(tables_column(1));
 	tables_end(&access);
@@ -145,8 +130,8 @@ job_find(int64 id, bool lock, JobView *view)
 	tables_begin(&access);
 	/* a worker that inserts rows has locked the key of its job */
 	if (lock)
-		(void) run("SELECT FROM %s.mmgpt_job WHERE id OPERATOR(pg_catalog.=) $1"
-				   " FOR NO KEY UPDATE", id);
+		(void) tables_run("SELECT FROM %s.mmgpt_job WHERE id OPERATOR(pg_catalog.=) $1"
+						  " FOR NO KEY UPDATE", 1, types, values, NULL, false);
 	plan = SPI_prepare(psprintf(VIEW_QUERY, tables_schema(), tables_schema()), 1, types);
 	/* the newest state, also where the transaction has one snapshot for all */
 	if (plan == NULL || SPI_execute_snapshot(plan, values, NULL, GetLatestSnapshot(),
@@ -169,8 +154,8 @@ job_find_active(const char *adapter, int64 id)
 
 	tables_begin(&access);
 	found = tables_run("SELECT FROM %s.mmgpt_job WHERE adapter OPERATOR(pg_catalog.=) $1"
-					   " AND id OPERATOR(pg_catalog.<>) $2 AND state OPERATOR(pg_catalog.=) ANY"
-					   " (ARRAY['queued', 'preparing', 'running'])", 2, types, values, NULL, false);
+					   " AND id OPERATOR(pg_catalog.<>) $2 AND " JOB_NOT_OVER, 2, types, values,
+					   NULL, false);
 	tables_end(&access);
 	return found;
 }
@@ -179,34 +164,33 @@ bool
 job_request_cancel(int64 id)
 {
 	if (job_has_worker(id))
-		return change("UPDATE %s.mmgpt_job SET cancel = true"
-					  " WHERE id OPERATOR(pg_catalog.=) $1 AND state OPERATOR(pg_catalog.=) ANY"
-					  " (ARRAY['queued', 'preparing', 'running'])", id);
-	return change("UPDATE %s.mmgpt_job SET cancel = true, state = 'cancelled',"
-				  " finished = pg_catalog.clock_timestamp()"
-				  " WHERE id OPERATOR(pg_catalog.=) $1 AND state OPERATOR(pg_catalog.=) ANY"
-				  " (ARRAY['queued', 'preparing', 'running'])", id);
+		return job_change("UPDATE %s.mmgpt_job SET cancel = true"
+						  " WHERE id OPERATOR(pg_catalog.=) $1 AND " JOB_NOT_OVER, id);
+	return job_change("UPDATE %s.mmgpt_job SET cancel = true, state = 'cancelled',"
+					  " finished = pg_catalog.clock_timestamp()"
+					  " WHERE id OPERATOR(pg_catalog.=) $1 AND " JOB_NOT_OVER, id);
 }
 
 void
 job_requeue(int64 id)
 {
-	change("UPDATE %s.mmgpt_job SET state = 'queued', cancel = false, finished = NULL,"
-		   " queued = pg_catalog.clock_timestamp(), restarts = restarts OPERATOR(pg_catalog.+) 1,"
-		   " error_code = NULL, error = NULL, error_detail = NULL, error_hint = NULL"
-		   " WHERE id OPERATOR(pg_catalog.=) $1", id);
+	job_change("UPDATE %s.mmgpt_job SET state = 'queued', cancel = false, finished = NULL,"
+			   " queued = pg_catalog.clock_timestamp(),"
+			   " restarts = restarts OPERATOR(pg_catalog.+) 1,"
+			   " error_code = NULL, error = NULL, error_detail = NULL, error_hint = NULL"
+			   " WHERE id OPERATOR(pg_catalog.=) $1", id);
 }
 
 void
 job_delete(int64 id)
 {
-	change("DELETE FROM %s.mmgpt_job WHERE id OPERATOR(pg_catalog.=) $1", id);
+	job_change("DELETE FROM %s.mmgpt_job WHERE id OPERATOR(pg_catalog.=) $1", id);
 }
 
 void
 job_delete_rows(int64 id)
 {
-	change("DELETE FROM %s.mmgpt_job_row WHERE job OPERATOR(pg_catalog.=) $1", id);
-	change("DELETE FROM %s.mmgpt_job_picture WHERE job OPERATOR(pg_catalog.=) $1", id);
-	change("DELETE FROM %s.mmgpt_job_checkpoint WHERE job OPERATOR(pg_catalog.=) $1", id);
+	job_change("DELETE FROM %s.mmgpt_job_row WHERE job OPERATOR(pg_catalog.=) $1", id);
+	job_change("DELETE FROM %s.mmgpt_job_picture WHERE job OPERATOR(pg_catalog.=) $1", id);
+	job_change("DELETE FROM %s.mmgpt_job_checkpoint WHERE job OPERATOR(pg_catalog.=) $1", id);
 }

@@ -15,6 +15,16 @@
 /* Bytes of a piece of a checkpoint, but the last. */
 #define JOB_PIECE_SIZE (1024 * 1024)
 
+/* What a query asks of jobs that are not over, as the index mmgpt_job_active has it. */
+#define JOB_NOT_OVER \
+	"state OPERATOR(pg_catalog.=) ANY (ARRAY['queued', 'preparing', 'running'])"
+
+/*
+ * Run a query that gives nothing, with a job's number as $1; true when it changed a row. Of use to
+ * the functions below, in two files.
+ */
+extern bool job_change(const char *text, int64 id);
+
 /* A job to be made. */
 typedef struct NewJob
 {
