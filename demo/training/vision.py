@@ -276,7 +276,6 @@ def train(model, pictures, truths, heldout, steps, checkpoint, report):
             report(f"held out: {measure(model, probes, *heldout, 500 if step < steps else 2000)}")
             save({"model": model.state_dict(), "probes": probes.state_dict(),
                   "optimizers": optimizers.state_dict()}, checkpoint)
-    return probes
 
 
 @torch.no_grad()

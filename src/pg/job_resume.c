@@ -14,7 +14,6 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
-#include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
 #include "libpq/pqsignal.h"
 #include "miscadmin.h"
@@ -22,15 +21,14 @@
 #include "storage/ipc.h"
 #include "tcop/tcopprot.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 
 #include "extension_tables.h"
 #include "job_table.h"
 #include "job_worker.h"
 #include "pg_compat.h"
 #include "supervisor_control.h"
+#include "worker.h"
 
-#define LIBRARY "mmgpt"
 #define RESUME_TYPE "mmgpt job resumer" /* backend_type in pg_stat_activity */
 #define REGISTER_TRIES 10
 #define REGISTER_AGAIN_MS 1000
@@ -42,14 +40,7 @@ job_resume_register(Oid database, BackgroundWorkerHandle **handle)
 {
 	BackgroundWorker worker;
 
-	memset(&worker, 0, sizeof(worker));
-	strlcpy(worker.bgw_name, RESUME_TYPE, BGW_MAXLEN);
-	strlcpy(worker.bgw_type, RESUME_TYPE, BGW_MAXLEN);
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;
-	strlcpy(worker.bgw_library_name, LIBRARY, BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "mmgpt_resume_main", BGW_MAXLEN);
+	worker_describe(&worker, RESUME_TYPE, "mmgpt_resume_main");
 	worker.bgw_main_arg = ObjectIdGetDatum(database);
 	worker.bgw_notify_pid = handle == NULL ? 0 : MyProcPid;
 	return RegisterDynamicBackgroundWorker(&worker, handle);
@@ -111,19 +102,6 @@ visit_database(Oid database)
 
 /* ---- one database ---- */
 
-/* Whether a role is there and may log in, as workers do. */
-static bool
-can_login(Oid role)
-{
-	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
-	bool		can = HeapTupleIsValid(tuple) &&
-		((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin;
-
-	if (HeapTupleIsValid(tuple))
-		ReleaseSysCache(tuple);
-	return can;
-}
-
 /* End a job that can have no worker. */
 static void
 fail_job(const UnfinishedJob *job)
@@ -143,7 +121,7 @@ resume_job(const UnfinishedJob *job)
 		return;
 	if (job->cancel)
 		job_end_cancelled(job->id);
-	else if (!can_login(job->login))
+	else if (!job_worker_can_login(job->login))
 		fail_job(job);
 	else if (job_worker_register(job->id, job->login))
 	{

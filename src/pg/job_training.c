@@ -117,8 +117,7 @@ check_model(Job *job, const EngineAnswer *answer)
 	char	   *model;
 
 	job_work_begin(job);
-	model = TextDatumGetCString(DirectFunctionCall2(jsonb_object_field_text, result_jsonb(answer),
-													CStringGetTextDatum("model")));
+	model = result_json_field(result_jsonb(answer), "model");
 	if (job->plan.model == NULL)
 	{
 		job->plan.model = MemoryContextStrdup(TopMemoryContext, model);
@@ -291,25 +290,6 @@ start_training(Job *job)
 
 /* ---- training ---- */
 
-/* An integer of the answer's JSON, and a truth. */
-static int
-json_integer(Datum json, const char *key)
-{
-	Datum		value;
-
-	value = DirectFunctionCall2(jsonb_object_field_text, json, CStringGetTextDatum(key));
-	return pg_strtoint32(TextDatumGetCString(value));
-}
-
-static bool
-json_truth(Datum json, const char *key)
-{
-	Datum		value;
-
-	value = DirectFunctionCall2(jsonb_object_field_text, json, CStringGetTextDatum(key));
-	return strcmp(TextDatumGetCString(value), "true") == 0;
-}
-
 /* Work for a while and write down what came out. */
 static bool
 train_slice(Job *job, bool *done, int *step)
@@ -325,9 +305,9 @@ train_slice(Job *job, bool *done, int *step)
 		return false;
 	job_work_begin(job);
 	json = result_jsonb(&answer);
-	*done = json_truth(json, "done");
-	*step = json_integer(json, "micro_step");
-	job_report(job, "step %d of %d", *step, json_integer(json, "micro_steps"));
+	*done = strcmp(result_json_field(json, "done"), "true") == 0;
+	*step = pg_strtoint32(result_json_field(json, "micro_step"));
+	job_report(job, "step %d of %s", *step, result_json_field(json, "micro_steps"));
 	job_look_around(job);
 	job_note_steps(job->id, json);
 	job_work_end(job);
@@ -424,7 +404,6 @@ store_adapter(Job *job)
 	EngineAnswer adapter;
 	EngineAnswer description;
 	AdapterFiles files;
-	Datum		digest;
 
 	job_report(job, "storing adapter \"%s\"", job->plan.adapter);
 	if (!take_adapter(job, &files, &adapter) || !check_adapter(job, &files, &description))
@@ -432,11 +411,9 @@ store_adapter(Job *job)
 	job_work_begin(job);
 	job_look_around(job);
 	files.description = result_jsonb(&description);
-	digest = DirectFunctionCall2(jsonb_object_field_text, files.description,
-								 CStringGetTextDatum("digest"));
 	adapter_store(job->plan.adapter, &files, job->options.replace,
 				  "Drop or rename it, and call mmgpt_resume.");
-	job_finish(job->id, TextDatumGetCString(digest));
+	job_finish(job->id, result_json_field(files.description, "digest"));
 	job_work_end(job);
 	return true;
 }

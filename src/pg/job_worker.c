@@ -19,7 +19,9 @@
 
 #include <stdarg.h>
 
+#include "access/htup_details.h"
 #include "access/xact.h"
+#include "catalog/pg_authid.h"
 #include "libpq/pqsignal.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -36,8 +38,8 @@
 #include "extension_tables.h"
 #include "pg_compat.h"
 #include "supervisor_control.h"
+#include "worker.h"
 
-#define LIBRARY "mmgpt"
 #define LOCK_TRIES 20
 #define LOCK_TRY_MS 100
 
@@ -60,16 +62,22 @@ job_worker_register(int64 id, Oid login)
 	BackgroundWorker worker;
 	JobOrder	order = {id, MyDatabaseId, login, GetTopTransactionId()};
 
-	memset(&worker, 0, sizeof(worker));
+	worker_describe(&worker, JOB_WORKER_TYPE, "mmgpt_job_main");
 	snprintf(worker.bgw_name, BGW_MAXLEN, "%s %lld", JOB_WORKER_TYPE, (long long) id);
-	strlcpy(worker.bgw_type, JOB_WORKER_TYPE, BGW_MAXLEN);
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;
-	strlcpy(worker.bgw_library_name, LIBRARY, BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "mmgpt_job_main", BGW_MAXLEN);
 	memcpy(worker.bgw_extra, &order, sizeof(order));
 	return RegisterDynamicBackgroundWorker(&worker, NULL);
+}
+
+bool
+job_worker_can_login(Oid role)
+{
+	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
+	bool		can = HeapTupleIsValid(tuple) &&
+		((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin;
+
+	if (HeapTupleIsValid(tuple))
+		ReleaseSysCache(tuple);
+	return can;
 }
 
 void

@@ -34,6 +34,9 @@ typedef struct Job
  */
 extern bool job_worker_register(int64 id, Oid login);
 
+/* Whether a role is there and may log in, as a worker does. */
+extern bool job_worker_can_login(Oid role);
+
 /*
  * Begin and end a transaction of the worker, under the rights of the job's owner. What is
  * allocated between is gone at its end, and the memory context is that of before.

@@ -117,6 +117,13 @@ result_jsonb(const EngineAnswer *answer)
 							   CStringGetDatum(field_characters(answer, WIRE_FIELD_JSON)));
 }
 
+char *
+result_json_field(Datum json, const char *key)
+{
+	return TextDatumGetCString(DirectFunctionCall2(jsonb_object_field_text, json,
+												   CStringGetTextDatum(key)));
+}
+
 Datum
 result_integer(const EngineAnswer *answer)
 {

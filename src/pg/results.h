@@ -16,6 +16,9 @@ extern Datum result_integer(const EngineAnswer *answer);
 extern Datum result_real(const EngineAnswer *answer);
 extern Datum result_boolean(const EngineAnswer *answer);
 
+/* A value of a JSON object (jsonb) of the engine, which is there, as text. */
+extern char *result_json_field(Datum json, const char *key);
+
 /*
  * A place in a list of count elements, from 0; and places in ascending order, *chosen of
  * them. An answer with any other is a protocol error.

@@ -80,7 +80,6 @@ mmgpt_adapter_import(PG_FUNCTION_ARGS)
 	bool		replace = !PG_ARGISNULL(3) && PG_GETARG_BOOL(3);
 	bytea	   *tensors;
 	AdapterFiles files;
-	Datum		digest;
 
 	check_present(fcinfo, 1, "adapter_model.safetensors");
 	check_present(fcinfo, 2, "adapter_config.json");
@@ -90,10 +89,8 @@ mmgpt_adapter_import(PG_FUNCTION_ARGS)
 	files.tensors = VARDATA_ANY(tensors);
 	files.length = VARSIZE_ANY_EXHDR(tensors);
 	files.description = check_files(&files);
-	digest = DirectFunctionCall2(jsonb_object_field_text, files.description,
-								 CStringGetTextDatum("digest"));
 	adapter_store(name, &files, replace, "Drop it, or import with replace => true.");
-	PG_RETURN_DATUM(digest);
+	PG_RETURN_TEXT_P(cstring_to_text(result_json_field(files.description, "digest")));
 }
 
 /* ---- export ---- */

@@ -90,19 +90,27 @@ static bool preloaded = false;	/* written by the postmaster, inherited by all it
 
 extern EXPORTED void mmgpt_supervisor_main(Datum argument);
 
-/* Fill in what both ways of registering have in common. */
-static void
-describe_worker(BackgroundWorker *worker)
+void
+worker_describe(BackgroundWorker *worker, const char *type, const char *function)
 {
 	memset(worker, 0, sizeof(*worker));
-	strlcpy(worker->bgw_name, SUPERVISOR_TYPE, BGW_MAXLEN);
-	strlcpy(worker->bgw_type, SUPERVISOR_TYPE, BGW_MAXLEN);
+	strlcpy(worker->bgw_name, type, BGW_MAXLEN);
+	strlcpy(worker->bgw_type, type, BGW_MAXLEN);
 	/* without a database connection it would be missing from pg_stat_activity */
 	worker->bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker->bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker->bgw_restart_time = BGW_NEVER_RESTART;
+	strlcpy(worker->bgw_library_name, LIBRARY, BGW_MAXLEN);
+	strlcpy(worker->bgw_function_name, function, BGW_MAXLEN);
+}
+
+/* Fill in what both ways of registering the supervisor have in common. */
+static void
+describe_supervisor(BackgroundWorker *worker)
+{
+	worker_describe(worker, SUPERVISOR_TYPE, "mmgpt_supervisor_main");
 	worker->bgw_start_time = BgWorkerStart_ConsistentState;
 	worker->bgw_restart_time = RESTART_SECONDS;
-	strlcpy(worker->bgw_library_name, LIBRARY, BGW_MAXLEN);
-	strlcpy(worker->bgw_function_name, "mmgpt_supervisor_main", BGW_MAXLEN);
 }
 
 void
@@ -110,7 +118,7 @@ worker_register_static(void)
 {
 	BackgroundWorker worker;
 
-	describe_worker(&worker);
+	describe_supervisor(&worker);
 	RegisterBackgroundWorker(&worker);
 	preloaded = true;
 }
@@ -126,7 +134,7 @@ worker_register_dynamic(BackgroundWorkerHandle **handle)
 {
 	BackgroundWorker worker;
 
-	describe_worker(&worker);
+	describe_supervisor(&worker);
 	worker.bgw_notify_pid = MyProcPid;
 	return RegisterDynamicBackgroundWorker(&worker, handle);
 }

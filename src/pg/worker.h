@@ -8,6 +8,12 @@
 
 #define SUPERVISOR_TYPE "mmgpt supervisor"	/* backend_type in pg_stat_activity */
 
+/*
+ * Fill in what all background workers of the extension have in common. By default one starts when
+ * the server accepts writes, and is never restarted. function is found in the library by its name.
+ */
+extern void worker_describe(BackgroundWorker *worker, const char *type, const char *function);
+
 /* Register the supervisor to be started with the server. */
 extern void worker_register_static(void);
 
