@@ -204,6 +204,21 @@ engine_make_adapter(char *directory)
 	json_decref(config);
 }
 
+/* Remove a model's directory that a test made. */
+static UNIT_UNUSED void
+engine_remove_model(const char *directory)
+{
+	static const char *const names[] = {"config.json", "tokenizer.model", "model.safetensors"};
+	char		path[256];
+
+	for (int i = 0; i < 3; i++)
+	{
+		snprintf(path, sizeof(path), "%s/%s", directory, names[i]);
+		unlink(path);
+	}
+	rmdir(directory);
+}
+
 static UNIT_UNUSED void
 engine_remove_adapter(const char *directory)
 {

@@ -106,4 +106,27 @@ case_forward(const ForwardCases *cases, EnginePair *pair, const json_t *item,
 	return engine_forward(engine, pictures, picture_count, adapter, ids, *count, 256);
 }
 
+/*
+ * Logits of a case with one picture by a model in a directory, [*count * V] on the heap; what the
+ * model is, where description is not NULL, and in which format it computed.
+ */
+static UNIT_UNUSED float *
+case_logits(const ForwardCases *cases, const char *directory, WeightFormat format, int *count,
+			ModelDescription *description, DataType *computed)
+{
+	Engine		engine = engine_open_format(directory, NULL, 2, 0, format);
+	const json_t *item = find_case(cases, "vision_one_round");
+	Picture		pictures[4];
+	int			picture_count = case_pictures(cases, item, pictures);
+	const int32_t *ids = golden_values(&cases->tensors, case_name(item), ".ids", count);
+	float	   *logits = engine_forward(&engine, pictures, picture_count, NULL, ids, *count, 256);
+
+	*count *= engine.config->decoder.vocabulary;
+	*computed = model_format(engine.model);
+	if (description != NULL)
+		model_describe(engine.model, description);
+	engine_close(&engine);
+	return logits;
+}
+
 #endif

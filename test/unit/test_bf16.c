@@ -242,38 +242,6 @@ make_model(char *directory, DataType type, bool weights_only)
 	golden_close(&original);
 }
 
-static void
-remove_model(const char *directory)
-{
-	static const char *const names[] = {"config.json", "tokenizer.model", "model.safetensors"};
-	char		path[256];
-
-	for (int i = 0; i < 3; i++)
-	{
-		snprintf(path, sizeof(path), "%s/%s", directory, names[i]);
-		unlink(path);
-	}
-	rmdir(directory);
-}
-
-/* Logits of a case with one picture, [*count * V] on the heap. */
-static float *
-model_logits(const ForwardCases *cases, const char *directory, WeightFormat format, int *count,
-			 DataType *computed)
-{
-	Engine		engine = engine_open_format(directory, NULL, 2, 0, format);
-	const json_t *item = find_case(cases, "vision_one_round");
-	Picture		pictures[4];
-	int			picture_count = case_pictures(cases, item, pictures);
-	const int32_t *ids = golden_values(&cases->tensors, case_name(item), ".ids", count);
-	float	   *logits = engine_forward(&engine, pictures, picture_count, NULL, ids, *count, 256);
-
-	*count *= engine.config->decoder.vocabulary;
-	*computed = model_format(engine.model);
-	engine_close(&engine);
-	return logits;
-}
-
 UNIT_TEST(files_compute_as_they_are_stored)
 {
 	static const struct
@@ -291,7 +259,7 @@ UNIT_TEST(files_compute_as_they_are_stored)
 	ForwardCases golden = open_cases();
 	int			count;
 	DataType	computed;
-	float	   *exact = model_logits(&golden, MODEL_A, WEIGHTS_F32, &count, &computed);
+	float	   *exact = case_logits(&golden, MODEL_A, WEIGHTS_F32, &count, NULL, &computed);
 
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
 	{
@@ -300,15 +268,15 @@ UNIT_TEST(files_compute_as_they_are_stored)
 		float	   *wide;
 
 		make_model(directory, cases[i].stored, cases[i].weights_only);
-		stored = model_logits(&golden, directory, WEIGHTS_STORED, &count, &computed);
+		stored = case_logits(&golden, directory, WEIGHTS_STORED, &count, NULL, &computed);
 		UNIT_EQUAL_INT(computed, cases[i].computed);
 		UNIT_NEAR_ALL(stored, exact, (size_t) count, LARGEST_DIFFERENCE);
-		wide = model_logits(&golden, directory, WEIGHTS_F32, &count, &computed);
+		wide = case_logits(&golden, directory, WEIGHTS_F32, &count, NULL, &computed);
 		UNIT_EQUAL_INT(computed, TYPE_F32);
 		UNIT_NEAR_ALL(wide, exact, (size_t) count, cases[i].tolerance);
 		free(stored);
 		free(wide);
-		remove_model(directory);
+		engine_remove_model(directory);
 	}
 	free(exact);
 	close_cases(&golden);
@@ -322,16 +290,16 @@ UNIT_TEST(a_bf16_file_and_a_rounded_f32_file_give_the_same_bits)
 	int			count;
 	DataType	computed;
 	float	   *loaded;
-	float	   *rounded = model_logits(&golden, MODEL_A, WEIGHTS_BF16, &count, &computed);
+	float	   *rounded = case_logits(&golden, MODEL_A, WEIGHTS_BF16, &count, NULL, &computed);
 
 	UNIT_EQUAL_INT(computed, TYPE_BF16);
 	make_model(directory, TYPE_BF16, true);
-	loaded = model_logits(&golden, directory, WEIGHTS_STORED, &count, &computed);
+	loaded = case_logits(&golden, directory, WEIGHTS_STORED, &count, NULL, &computed);
 	UNIT_EQUAL_INT(computed, TYPE_BF16);
 	UNIT_CHECK(memcmp(loaded, rounded, (size_t) count * sizeof(float)) == 0);
 	free(loaded);
 	free(rounded);
-	remove_model(directory);
+	engine_remove_model(directory);
 	close_cases(&golden);
 }
 

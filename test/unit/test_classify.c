@@ -294,20 +294,6 @@ make_model(char *directory, json_t *prompts, bool indifferent)
 	json_decref(config);
 }
 
-static void
-remove_model(const char *directory)
-{
-	static const char *const files[] = {"model.safetensors", "tokenizer.model", "config.json"};
-	char		path[256];
-
-	for (int i = 0; i < 3; i++)
-	{
-		snprintf(path, sizeof(path), "%s/%s", directory, files[i]);
-		unlink(path);
-	}
-	rmdir(directory);
-}
-
 /* What a request was asked, as the prompt in its dialogue. */
 static void
 check_prompt(Engine *engine, WireKind kind, const char *expected)
@@ -345,7 +331,7 @@ UNIT_TEST(words_and_prompts_are_the_configs)
 	check_prompt(&engine, WIRE_KIND_CLASSIFY, "Which of red, green?");
 	check_prompt(&engine, WIRE_KIND_CLASSIFY_MULTI, "Q: Is it green?");
 	engine_close(&engine);
-	remove_model(directory);
+	engine_remove_model(directory);
 }
 
 UNIT_TEST(labels_are_put_into_the_models_answer)
@@ -359,7 +345,7 @@ UNIT_TEST(labels_are_put_into_the_models_answer)
 	engine = engine_open(directory, "auto", 2, 0);
 	check_order(&engine, "What?", "It is a ", ", sir.");
 	engine_close(&engine);
-	remove_model(directory);
+	engine_remove_model(directory);
 }
 
 UNIT_TEST(the_first_of_equally_likely_labels_is_chosen)
@@ -375,7 +361,7 @@ UNIT_TEST(the_first_of_equally_likely_labels_is_chosen)
 	UNIT_EQUAL_INT(ask_label(&engine, equal), 1);
 	UNIT_EQUAL_INT(ask_label(&engine, swapped), 1);
 	engine_close(&engine);
-	remove_model(directory);
+	engine_remove_model(directory);
 }
 
 /* What a kind of request costs on a scheduler, in prompt tokens computed and images encoded. */
@@ -498,7 +484,7 @@ UNIT_TEST(questions_about_labels_share_their_beginning)
 	UNIT_EQUAL_INT(cost.prompt_tokens, counts[0] + counts[1] + counts[2] - 3 * common);
 	scheduler_free(scheduler);
 	engine_close(&engine);
-	remove_model(directory);
+	engine_remove_model(directory);
 }
 
 /* Check that labels are refused with a code and text, by both kinds. */

@@ -93,20 +93,6 @@ UNIT_TEST(golden_cases_diverge_little)
 
 /* ---- files ---- */
 
-static void
-remove_model(const char *directory)
-{
-	static const char *const names[] = {"config.json", "tokenizer.model", "model.safetensors"};
-	char		path[256];
-
-	for (int i = 0; i < 3; i++)
-	{
-		snprintf(path, sizeof(path), "%s/%s", directory, names[i]);
-		unlink(path);
-	}
-	rmdir(directory);
-}
-
 /* Quantise model-a into a new directory; a template of mkdtemp. */
 static void
 quantize_model(char *directory, WeightFormat format, int threads)
@@ -119,25 +105,6 @@ quantize_model(char *directory, WeightFormat format, int threads)
 		engine_bail(directory, &status);
 }
 
-/* Logits of a case with one picture, [*count * V] on the heap. */
-static float *
-model_logits(const ForwardCases *cases, const char *directory, WeightFormat format, int *count,
-			 ModelDescription *description, DataType *computed)
-{
-	Engine		engine = engine_open_format(directory, NULL, 2, 0, format);
-	const json_t *item = find_case(cases, "vision_one_round");
-	Picture		pictures[4];
-	int			picture_count = case_pictures(cases, item, pictures);
-	const int32_t *ids = golden_values(&cases->tensors, case_name(item), ".ids", count);
-	float	   *logits = engine_forward(&engine, pictures, picture_count, NULL, ids, *count, 256);
-
-	*count *= engine.config->decoder.vocabulary;
-	*computed = model_format(engine.model);
-	model_describe(engine.model, description);
-	engine_close(&engine);
-	return logits;
-}
-
 UNIT_TEST(a_quantised_file_gives_the_bits_of_quantising_while_loading)
 {
 	ForwardCases golden = open_cases();
@@ -148,27 +115,27 @@ UNIT_TEST(a_quantised_file_gives_the_bits_of_quantising_while_loading)
 		ModelDescription described[3];
 		DataType	computed;
 		int			count;
-		float	   *loaded = model_logits(&golden, MODEL_A, formats[f], &count, &described[0],
+		float	   *loaded = case_logits(&golden, MODEL_A, formats[f], &count, &described[0],
 										  &computed);
 		float	   *stored;
 		float	   *wide;
 
 		UNIT_EQUAL_INT(computed, types[f]);
 		quantize_model(directory, formats[f], f + 1);
-		stored = model_logits(&golden, directory, WEIGHTS_STORED, &count, &described[1],
+		stored = case_logits(&golden, directory, WEIGHTS_STORED, &count, &described[1],
 							  &computed);
 		UNIT_EQUAL_INT(computed, types[f]);
 		UNIT_CHECK(memcmp(loaded, stored, (size_t) count * sizeof(float)) == 0);
 		UNIT_CHECK(described[0].weight_bytes == described[1].weight_bytes);
 		/* the same weights in f32: what is left is the rounding of the other operand */
-		wide = model_logits(&golden, directory, WEIGHTS_F32, &count, &described[2], &computed);
+		wide = case_logits(&golden, directory, WEIGHTS_F32, &count, &described[2], &computed);
 		UNIT_EQUAL_INT(computed, TYPE_F32);
 		UNIT_NEAR_ALL(wide, stored, (size_t) count, 0.5);
 		UNIT_CHECK(described[1].weight_bytes < described[2].weight_bytes / 2);
 		free(loaded);
 		free(stored);
 		free(wide);
-		remove_model(directory);
+		engine_remove_model(directory);
 	}
 	close_cases(&golden);
 }
@@ -189,7 +156,7 @@ UNIT_TEST(a_model_is_not_overwritten_nor_quantised_twice)
 	status_clear(&status);
 	UNIT_CHECK(!model_quantize(MODEL_A, "/nonexistent/directory", &options, &status));
 	UNIT_CONTAINS(status.message, "/nonexistent/directory");
-	remove_model(directory);
+	engine_remove_model(directory);
 }
 
 /* ---- damaged files ---- */
@@ -287,7 +254,7 @@ UNIT_TEST(damaged_files_are_refused_by_the_tensors_name)
 		check_refused(directory, damage == SCALES_GONE ? "_scale" : expected[damage][0],
 					  expected[damage][1]);
 		golden_close(&file);
-		remove_model(directory);
+		engine_remove_model(directory);
 	}
 }
 
@@ -328,8 +295,8 @@ UNIT_TEST(a_number_that_is_not_finite_names_its_tensor)
 	snprintf(path, sizeof(path), "%s/model.safetensors", output);
 	UNIT_CHECK(access(path, F_OK) != 0);
 	golden_close(&file);
-	remove_model(directory);
-	remove_model(output);
+	engine_remove_model(directory);
+	engine_remove_model(output);
 }
 
 int
