@@ -14,7 +14,7 @@
  * small pages are long, and the processor remembers where a few of those are only.
  */
 #define HUGE_PAGE ((size_t) 2 << 20)
-#define HUGE_FROM (4 * HUGE_PAGE)
+#define HUGE_FROM HUGE_PAGE
 
 void
 cpu_run(CpuBackend *cpu, TaskFunction function, void *argument, int tasks, double work)
