@@ -521,7 +521,60 @@ AS 'MODULE_PATHNAME', 'mmgpt_status'
 LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 
 COMMENT ON FUNCTION mmgpt_status() IS
-'What the engine does and has done since it was started: the model (its directory only for pg_read_all_settings) and how far it is loaded, requests running and waiting, steps, rows of a step, images and tokens computed and reused, restarts.';
+'What the engine does and has done since it was started: the model (its directory only for pg_read_all_settings) and how far it is loaded, requests running and waiting, steps, rows of a step, images and tokens computed and reused, restarts. With several engines (a list in mmgpt.device) there is an object for each in the array "engines".';
+
+CREATE VIEW mmgpt_stat AS
+SELECT e.number OPERATOR(pg_catalog.-) 1 AS engine,
+	(s.report->>'pid')::integer AS pid,
+	s.report->>'state' AS state,
+	s.report->>'device' AS device,
+	s.report->>'weight_format' AS weight_format,
+	pg_catalog.make_interval(secs => (s.report->>'uptime_seconds')::double precision) AS uptime,
+	(s.requests->>'running')::integer AS running,
+	(s.requests->>'waiting')::integer AS waiting,
+	(s.requests->>'done')::bigint AS done,
+	(s.requests->>'failed')::bigint AS failed,
+	(s.requests->>'cancelled')::bigint AS cancelled,
+	(s.requests->>'mean_milliseconds')::double precision AS mean_milliseconds,
+	(s.scheduler->>'steps')::bigint AS steps,
+	(s.scheduler->>'rows_per_step')::double precision AS rows_per_step,
+	(s.scheduler->>'new_tokens')::bigint AS new_tokens,
+	(s.scheduler->>'prompt_tokens_computed')::bigint AS prompt_tokens_computed,
+	(s.scheduler->>'prompt_tokens_reused')::bigint AS prompt_tokens_reused,
+	(s.scheduler->>'images_encoded')::bigint AS images_encoded,
+	(s.scheduler->>'images_found')::bigint AS images_found,
+	(s.report->'training'->>'tokens')::bigint AS training_tokens,
+	(s.report->'memory'->>'resident')::bigint AS resident_bytes
+FROM (SELECT mmgpt_status() AS whole OFFSET 0) AS w
+	CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(
+		coalesce(w.whole->'engines', pg_catalog.jsonb_build_array(w.whole))) WITH ORDINALITY AS e(report, number)
+	CROSS JOIN LATERAL (SELECT e.report, e.report->'requests' AS requests, e.report->'scheduler' AS scheduler) AS s;
+
+COMMENT ON VIEW mmgpt_stat IS
+'What each engine has done since it was started, from mmgpt_status(): a row for each; there is one unless mmgpt.device is a list.';
+COMMENT ON COLUMN mmgpt_stat.engine IS 'Its place in mmgpt.device, from 0.';
+COMMENT ON COLUMN mmgpt_stat.pid IS 'Process id.';
+COMMENT ON COLUMN mmgpt_stat.state IS 'loading, ready, or failed: the model cannot be loaded.';
+COMMENT ON COLUMN mmgpt_stat.device IS 'What it computes on; NULL until the model is loaded.';
+COMMENT ON COLUMN mmgpt_stat.weight_format IS 'f32, bf16, q8 or q4; NULL until the model is loaded.';
+COMMENT ON COLUMN mmgpt_stat.uptime IS 'Time since its start.';
+COMMENT ON COLUMN mmgpt_stat.running IS 'Requests that it works on.';
+COMMENT ON COLUMN mmgpt_stat.waiting IS 'Requests that wait for their turn.';
+COMMENT ON COLUMN mmgpt_stat.done IS 'Requests answered; the supervisor''s first one counts too.';
+COMMENT ON COLUMN mmgpt_stat.failed IS 'Requests answered with an error.';
+COMMENT ON COLUMN mmgpt_stat.cancelled IS 'Requests that nobody waited for any more.';
+COMMENT ON COLUMN mmgpt_stat.mean_milliseconds IS 'Mean time from arrival to answer.';
+COMMENT ON COLUMN mmgpt_stat.steps IS 'Passes through the decoder.';
+COMMENT ON COLUMN mmgpt_stat.rows_per_step IS 'Sequences that took part in a step, on average.';
+COMMENT ON COLUMN mmgpt_stat.new_tokens IS 'Tokens of answers.';
+COMMENT ON COLUMN mmgpt_stat.prompt_tokens_computed IS 'Tokens of prompts, and of labels and words that were scored.';
+COMMENT ON COLUMN mmgpt_stat.prompt_tokens_reused IS 'Tokens of prompts whose keys and values were there already.';
+COMMENT ON COLUMN mmgpt_stat.images_encoded IS 'Pictures that went through the vision encoder.';
+COMMENT ON COLUMN mmgpt_stat.images_found IS 'Requests whose picture was encoded already.';
+COMMENT ON COLUMN mmgpt_stat.training_tokens IS 'Tokens that the open training has learned from.';
+COMMENT ON COLUMN mmgpt_stat.resident_bytes IS 'Memory of its process.';
+
+GRANT SELECT ON mmgpt_stat TO PUBLIC;
 
 CREATE FUNCTION mmgpt_version()
 RETURNS text

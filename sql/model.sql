@@ -6,6 +6,8 @@ SELECT mmgpt_token_count('</s>') > 1 AS "</s>", mmgpt_token_count('<image>') > 1
 -- the engine, described
 SELECT jsonb_typeof(mmgpt_status()) AS status, length(mmgpt_version()) > 0 AS version;
 SELECT (mmgpt_status()->>'pid')::int > 0 AS engine, (mmgpt_status()->>'restarts')::int >= 0 AS restarts;
+SELECT engine, state, device = mmgpt_status()->>'device' AS device, uptime > interval '0' AS uptime, done > 0 AS done, failed >= 0 AS failed, resident_bytes > 0 AS resident
+FROM mmgpt_stat;
 
 -- a new engine
 SELECT (mmgpt_status()->>'pid')::int AS before \gset

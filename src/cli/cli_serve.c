@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "cli_common.h"
+#include "engine_board.h"
 #include "log.h"
 #include "server.h"
 
@@ -37,12 +38,14 @@ read_options(const CliArguments *arguments, ServerOptions *options, Status *stat
 	long		listen_fd;
 	long		megabytes;
 	long		share;
+	long		slot;
 
 	if (!cli_integer(arguments, "--threads", 0, 1024, 0, &threads, status) ||
 		!cli_integer(arguments, "--listen-fd", 3, 1023, -1, &listen_fd, status) ||
 		!cli_integer(arguments, "--memory-limit-mb", 0, 1L << 30, 0, &megabytes, status) ||
 		!cli_integer(arguments, "--training-share", 1, 99, TRAINING_SHARE_DEFAULT, &share,
 					 status) ||
+		!cli_integer(arguments, "--board-slot", 0, ENGINES_MAX - 1, -1, &slot, status) ||
 		!read_log_level(arguments, status))
 		return false;
 	if ((listen_fd < 0) == (cli_value(arguments, "--socket") == NULL))
@@ -55,6 +58,7 @@ read_options(const CliArguments *arguments, ServerOptions *options, Status *stat
 	options->listen_fd = (int) listen_fd;
 	options->socket_path = cli_value(arguments, "--socket");
 	options->lifeline_fd = listen_fd < 0 ? -1 : STDIN_FILENO;
+	options->board_slot = (int) slot;
 	options->sandbox = true;
 	options->host.directory = arguments->positional[0];
 	options->host.cpu.threads = (int) threads;
@@ -74,6 +78,8 @@ cli_serve(int argc, char **argv)
 		"  --listen-fd N              use a listening socket that was inherited; standard input is "
 		"then the lifeline,\n"
 		"                             whose end ends the engine\n"
+		"  --board-slot N             tell the load in this slot of the file inherited as "
+		"descriptor 4\n"
 		"  --device cpu|auto          where to compute (default: auto)\n"
 		"  --threads N                threads (default: all cores)\n"
 		"  --weights f32|bf16|q8|q4   format to compute in (default: as stored)\n"
@@ -86,6 +92,7 @@ cli_serve(int argc, char **argv)
 		"  --log-level LEVEL          debug, log, warning or error (default: log)\n";
 	CliOption	options[] = {{.name = "--socket", .has_value = true},
 							 {.name = "--listen-fd", .has_value = true},
+							 {.name = "--board-slot", .has_value = true},
 							 {.name = "--device", .has_value = true},
 							 {.name = "--threads", .has_value = true},
 							 {.name = "--weights", .has_value = true},

@@ -1,7 +1,8 @@
 /*
  * engine_client.c - the backend's side of the conversation with the engine.
  *
- * Each backend keeps one connection. A request gets an id, is sent, and the
+ * Each backend keeps one connection to each engine that it asked (mostly there is one,
+ * see engine_choice.c). A request gets an id, is sent, and the
  * backend waits on an event set: its latch, the postmaster's death, the socket.
  * It always reads while it writes, so that neither side waits for the other.
  * Frames with another id are dropped: they answer a call that was cancelled.
@@ -33,12 +34,15 @@
 #include "adapter_send.h"
 #include "adapter_table.h"
 #include "arguments.h"
+#include "engine_board.h"
+#include "engine_choice.h"
 #include "engine_client.h"
 #include "engine_connection.h"
 #include "pg_compat.h"
 #include "status_to_sqlstate.h"
 #include "wire_frame.h"
 
+#define ANY_ENGINE (-1)
 #define FLAGS_OFFSET 8			/* of the value of FLAGS: after the head of the first field */
 
 /* What became of one sending of a request. */
@@ -54,6 +58,7 @@ typedef enum Outcome
 /* One sending of a request. */
 typedef struct Call
 {
+	EngineConnection *connection;	/* to the engine that was chosen */
 	uint64_t	id;
 	uint8_t		header[WIRE_HEADER_SIZE];
 	EngineRequest *request;
@@ -68,13 +73,14 @@ typedef struct Call
 	EngineAnswer *answer;
 } Call;
 
-static EngineConnection connection = {.socket = -1};
+static EngineConnection connections[ENGINES_MAX] = {[0 ... ENGINES_MAX - 1] = {.socket = -1}};
 static uint64_t last_id = 0;
 
 void
 engine_disconnect(void)
 {
-	engine_connection_close(&connection);
+	for (int i = 0; i < ENGINES_MAX; i++)
+		engine_connection_close(&connections[i]);
 }
 
 /* Keep the answer: copy the payload out of the input. */
@@ -84,7 +90,7 @@ take_answer(Call *call, const uint8_t *payload, size_t length)
 	uint8_t    *copy = palloc(Max(length, 1));
 
 	memcpy(copy, payload, length);
-	engine_connection_fields(&connection, copy, length, &call->answer->fields);
+	engine_connection_fields(call->connection, copy, length, &call->answer->fields);
 	call->outcome = OUTCOME_ANSWERED;
 }
 
@@ -94,11 +100,11 @@ take_error(Call *call, const WireHeader *header, const uint8_t *payload)
 {
 	WireFields	fields;
 
-	engine_connection_fields(&connection, payload, header->length, &fields);
+	engine_connection_fields(call->connection, payload, header->length, &fields);
 	wire_get_status(&fields, &call->status);
 	call->outcome = OUTCOME_FAILED;
 	if (header->id == 0)
-		engine_disconnect();
+		engine_connection_close(call->connection);
 }
 
 /* Begin to send the adapter. */
@@ -110,7 +116,7 @@ take_need(Call *call)
 	char	   *config;
 
 	if (row == NULL || call->needed || call->sent < call->length)
-		engine_connection_raise(&connection, "an unexpected request for an adapter");
+		engine_connection_raise(call->connection, "an unexpected request for an adapter");
 	config = request_json_text(row->config, &length);
 	adapter_send_begin(&call->adapter, call->id, row->id, row->bytes, config, length);
 	call->needed = true;
@@ -123,10 +129,10 @@ take_frames(Call *call)
 	WireHeader	header;
 	const uint8_t *payload;
 
-	while (call->outcome == OUTCOME_NONE && engine_connection_take(&connection, &header, &payload))
+	while (call->outcome == OUTCOME_NONE && engine_connection_take(call->connection, &header, &payload))
 	{
 		if (header.type == WIRE_HELLO)
-			engine_connection_greet(&connection, payload, header.length);
+			engine_connection_greet(call->connection, payload, header.length);
 		else if (header.type == WIRE_ERROR && (header.id == call->id || header.id == 0))
 			take_error(call, &header, payload);
 		else if (header.id != call->id)
@@ -188,7 +194,7 @@ send_some(Call *call)
 			message.msg_iovlen = (size_t) unsent_parts(call, parts);
 		else
 			parts[0] = adapter_send_part(&call->adapter);
-		count = sendmsg(connection.socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+		count = sendmsg(call->connection->socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
 		if (count > 0 && request)
 			call->sent += (size_t) count;
 		else if (count > 0)
@@ -207,8 +213,8 @@ send_some(Call *call)
 static void
 converse(Call *call)
 {
-	if (connection.socket < 0)
-		engine_connection_open(&connection);
+	if (call->connection->socket < 0)
+		engine_connection_open(call->connection, (int) (call->connection - connections));
 	for (;;)
 	{
 		bool		unsent;
@@ -216,13 +222,13 @@ converse(Call *call)
 		take_frames(call);
 		if (call->outcome != OUTCOME_NONE)
 			return;
-		if (connection.greeted && !call->deaf)
+		if (call->connection->greeted && !call->deaf)
 			send_some(call);
-		unsent = connection.greeted && !call->deaf && is_unsent(call);
-		(void) engine_connection_wait(&connection, unsent, ENGINE_CHECK_MS);
-		if (!engine_connection_read(&connection))
+		unsent = call->connection->greeted && !call->deaf && is_unsent(call);
+		(void) engine_connection_wait(call->connection, unsent, ENGINE_CHECK_MS);
+		if (!engine_connection_read(call->connection))
 		{
-			engine_disconnect();
+			engine_connection_close(call->connection);
 			call->outcome = call->started ? OUTCOME_LOST_RUNNING : OUTCOME_LOST_WAITING;
 			return;
 		}
@@ -236,24 +242,25 @@ abandon(const Call *call)
 	WireHeader	header = {.type = WIRE_CANCEL,.id = call->id};
 	uint8_t		frame[WIRE_HEADER_SIZE];
 
-	if (connection.input == NULL)
-		engine_disconnect();	/* it was not made completely */
-	if (connection.socket < 0 || call->sent == 0)
+	if (call->connection->input == NULL)
+		engine_connection_close(call->connection);	/* it was not made completely */
+	if (call->connection->socket < 0 || call->sent == 0)
 		return;
 	wire_header_write(&header, frame);
 	if (is_unsent(call) ||
-		send(connection.socket, frame, sizeof(frame), MSG_NOSIGNAL | MSG_DONTWAIT) !=
+		send(call->connection->socket, frame, sizeof(frame), MSG_NOSIGNAL | MSG_DONTWAIT) !=
 		(ssize_t) sizeof(frame))
-		engine_disconnect();
+		engine_connection_close(call->connection);
 }
 
-/* Send the request once and wait; the answer lies in call->answer, an error in call->status. */
+/* Ask one engine once; the answer lies in call->answer, an error in call->status. */
 static Outcome
-call_once(Call *call, EngineRequest *request, EngineAnswer *answer)
+call_once(Call *call, EngineRequest *request, EngineAnswer *answer, int engine)
 {
 	WireHeader	header = {.type = WIRE_REQUEST};
 
 	memset(call, 0, sizeof(*call));
+	call->connection = &connections[engine];
 	call->id = header.id = ++last_id;
 	call->request = request;
 	call->answer = answer;
@@ -271,8 +278,8 @@ call_once(Call *call, EngineRequest *request, EngineAnswer *answer)
 	}
 	PG_END_TRY();
 	/* an engine that answers before it has read everything leaves the stream inside a frame */
-	if (connection.socket >= 0 && is_unsent(call))
-		engine_disconnect();
+	if (call->connection->socket >= 0 && is_unsent(call))
+		engine_connection_close(call->connection);
 	return call->outcome;
 }
 
@@ -300,8 +307,9 @@ raise_lost_twice(void)
 	status_raise(&status);
 }
 
-void
-engine_ask(EngineRequest *request, EngineAnswer *answer)
+/* Ask one engine, or where that is ANY_ENGINE, the one to choose, as often as it takes. */
+static void
+ask(EngineRequest *request, EngineAnswer *answer, int engine)
 {
 	Call		call;
 	bool		alone = false;
@@ -310,7 +318,9 @@ engine_ask(EngineRequest *request, EngineAnswer *answer)
 		ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR), errmsg("an mmgpt request overflowed")));
 	for (;;)
 	{
-		switch (call_once(&call, request, answer))
+		int			asked = engine == ANY_ENGINE ? engine_choose(request) : engine;
+
+		switch (call_once(&call, request, answer, asked))
 		{
 			case OUTCOME_ANSWERED:
 				return;
@@ -327,4 +337,16 @@ engine_ask(EngineRequest *request, EngineAnswer *answer)
 				status_raise(&call.status);
 		}
 	}
+}
+
+void
+engine_ask(EngineRequest *request, EngineAnswer *answer)
+{
+	ask(request, answer, ANY_ENGINE);
+}
+
+void
+engine_ask_one(EngineRequest *request, EngineAnswer *answer, int engine)
+{
+	ask(request, answer, engine);
 }

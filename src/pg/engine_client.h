@@ -35,7 +35,10 @@ typedef struct EngineAnswer
  */
 extern void engine_ask(EngineRequest *request, EngineAnswer *answer);
 
-/* Forget the connection, so that the next request makes a new one. */
+/* The same of one of several engines, by its number. */
+extern void engine_ask_one(EngineRequest *request, EngineAnswer *answer, int engine);
+
+/* Forget all connections, so that the next request makes a new one. */
 extern void engine_disconnect(void);
 
 #endif

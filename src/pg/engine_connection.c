@@ -75,12 +75,12 @@ prepare(EngineConnection *connection)
 }
 
 void
-engine_connection_open(EngineConnection *connection)
+engine_connection_open(EngineConnection *connection, int engine)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	SupervisorSearch search = {0};
 
-	strlcpy(address.sun_path, SUPERVISOR_SOCKET_PATH, sizeof(address.sun_path));
+	supervisor_socket_path(engine, address.sun_path, sizeof(address.sun_path));
 	for (;;)
 	{
 		open_socket(connection);

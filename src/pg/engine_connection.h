@@ -28,10 +28,10 @@ typedef struct EngineConnection
 } EngineConnection;
 
 /*
- * Connect, however long it takes until somebody listens; starts a supervisor where there is none.
+ * Connect to an engine, however long it takes until somebody listens; starts a supervisor where there is none.
  * An error may leave a connection without input, which must be closed.
  */
-extern void engine_connection_open(EngineConnection *connection);
+extern void engine_connection_open(EngineConnection *connection, int engine);
 
 /* Forget the connection, complete or not. Raises nothing. */
 extern void engine_connection_close(EngineConnection *connection);

@@ -14,6 +14,7 @@
 #include "adapter_table.h"
 #include "arguments.h"
 #include "clock.h"
+#include "engine_choice.h"
 #include "engine_line.h"
 #include "status_to_sqlstate.h"
 
@@ -69,7 +70,7 @@ connect_line(EngineLine *line)
 {
 	while (line->connection.socket < 0)
 	{
-		engine_connection_open(&line->connection);
+		engine_connection_open(&line->connection, engine_choose(NULL));
 		if (greet(line))
 			return;
 		engine_connection_close(&line->connection);

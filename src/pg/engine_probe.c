@@ -54,7 +54,7 @@ write_question(uint8_t *frame, size_t size)
 }
 
 void
-engine_probe_begin(EngineProbe *probe)
+engine_probe_begin(EngineProbe *probe, int engine)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	uint8_t		frame[WIRE_HEADER_SIZE + WIRE_REQUEST_OVERHEAD];
@@ -62,7 +62,7 @@ engine_probe_begin(EngineProbe *probe)
 
 	engine_probe_end(probe);
 	engine_probe_clear(probe);
-	strlcpy(address.sun_path, SUPERVISOR_SOCKET_PATH, sizeof(address.sun_path));
+	supervisor_socket_path(engine, address.sun_path, sizeof(address.sun_path));
 	probe->socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (probe->socket < 0)
 		return;

@@ -23,8 +23,8 @@ typedef struct EngineProbe
 /* Make a probe that asks nothing. */
 extern void engine_probe_clear(EngineProbe *probe);
 
-/* Send the question to the socket that the engine listens on. Never waits; may fail silently. */
-extern void engine_probe_begin(EngineProbe *probe);
+/* Send the question to the socket that this engine listens on. Never waits; may fail silently. */
+extern void engine_probe_begin(EngineProbe *probe, int engine);
 
 /* Read what has arrived; true when the engine has come up. Never waits. */
 extern bool engine_probe_answered(EngineProbe *probe);

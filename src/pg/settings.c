@@ -16,6 +16,7 @@
 #include <limits.h>
 #include <stdlib.h>
 
+#include "engine_board.h"
 #include "pg_compat.h"
 #include "settings.h"
 
@@ -119,12 +120,14 @@ check_top_p(double *value, void **extra, GucSource source)
 	return false;
 }
 
-/* The length of one device at the start of text ("cuda" or "cuda:N"), or 0. */
+/* The length of one device at the start of text (cpu, cuda or cuda:N), or 0. */
 static size_t
-cuda_device_length(const char *text)
+device_length(const char *text)
 {
 	size_t		length = strlen("cuda");
 
+	if (strncmp(text, "cpu", strlen("cpu")) == 0)
+		return strlen("cpu");
 	if (strncmp(text, "cuda", length) != 0)
 		return 0;
 	if (text[length] != ':')
@@ -137,26 +140,51 @@ cuda_device_length(const char *text)
 	return length;
 }
 
-/* Accept auto, cpu, or CUDA devices separated by commas. */
+/* Accept auto, or devices separated by commas. */
 static bool
 check_device(char **value, void **extra, GucSource source)
 {
 	const char *at = *value;
 
-	if (strcmp(at, "auto") == 0 || strcmp(at, "cpu") == 0)
+	if (strcmp(at, "auto") == 0)
 		return true;
-	for (;;)
+	for (int engines = 1;; engines++)
 	{
-		size_t		length = cuda_device_length(at);
+		size_t		length = device_length(at);
 
 		if (length == 0 || (at[length] != ',' && at[length] != '\0'))
 			break;
+		if (engines > ENGINES_MAX)
+		{
+			GUC_check_errdetail("A list has at most %d devices.", ENGINES_MAX);
+			return false;
+		}
 		if (at[length] == '\0')
 			return true;
 		at += length + 1;
 	}
 	GUC_check_errdetail("A device is auto, cpu, cuda, or a list such as cuda:0,cuda:1.");
 	return false;
+}
+
+int
+setting_engines(void)
+{
+	int			count = 1;
+
+	for (const char *at = strchr(setting_device, ','); at != NULL; at = strchr(at + 1, ','))
+		count++;
+	return count;
+}
+
+char *
+setting_engine_device(int engine)
+{
+	const char *at = setting_device;
+
+	for (; engine > 0; engine--)
+		at = strchr(at, ',') + 1;
+	return pnstrdup(at, strcspn(at, ","));
 }
 
 /* Define what the engine is started with. */
@@ -170,7 +198,8 @@ define_engine_settings(void)
 							   NULL, NULL, NULL);
 	DefineCustomStringVariable("mmgpt.device",
 							   "Device that computes the model.",
-							   "auto, cpu, cuda, or a list such as cuda:0,cuda:1.",
+							   "auto, cpu, cuda, or a list such as cuda:0,cuda:1, which starts an "
+							   "engine for each.",
 							   &setting_device, "auto", PGC_SIGHUP, 0,
 							   check_device, NULL, NULL);
 	DefineCustomIntVariable("mmgpt.threads",

@@ -11,7 +11,7 @@
 
 /* Of the engine: configuration file only; read by the supervisor. */
 extern char *setting_model;				/* directory; empty: the demo model */
-extern char *setting_device;			/* auto, cpu, cuda or a list cuda:0,cuda:1 */
+extern char *setting_device;			/* auto, cpu, cuda or a list cuda:0,cuda:1: an engine each */
 extern int	setting_threads;			/* 0: all cores */
 extern int	setting_weight_format;		/* SettingWeightFormat */
 extern int	setting_instruction_set;	/* SettingInstructionSet */
@@ -33,6 +33,10 @@ extern char *setting_adapter;			/* empty: none */
 
 /* Define all settings and reserve their prefix. */
 extern void settings_define(void);
+
+/* Engines that mmgpt.device asks for, and the device of one of them, palloc'd. */
+extern int	setting_engines(void);
+extern char *setting_engine_device(int engine);
 
 /* The words that the engine's command line takes for the two lists. */
 extern const char *setting_weight_format_name(void);

@@ -38,26 +38,19 @@ mmgpt_image_info(PG_FUNCTION_ARGS)
 	return result_jsonb(&answer);
 }
 
-/* Ask for the number of tokens of a text; waits until the model is loaded. */
-static void
-count_tokens(const text *value, EngineAnswer *answer)
-{
-	EngineRequest request;
-
-	request_begin(&request, WIRE_KIND_TOKEN_COUNT);
-	request_add_text(&request, WIRE_FIELD_PROMPT, value);
-	engine_ask(&request, answer);
-}
 
 /* mmgpt_token_count(text) -> integer */
 Datum
 mmgpt_token_count(PG_FUNCTION_ARGS)
 {
+	EngineRequest request;
 	EngineAnswer answer;
 
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
-	count_tokens(PG_GETARG_TEXT_PP(0), &answer);
+	request_begin(&request, WIRE_KIND_TOKEN_COUNT);
+	request_add_text(&request, WIRE_FIELD_PROMPT, PG_GETARG_TEXT_PP(0));
+	engine_ask(&request, &answer);
 	return result_integer(&answer);
 }
 
@@ -72,7 +65,7 @@ supervisor_report(void)
 		report = "{}";
 	else
 		report = psprintf("{\"supervisor_pid\": %d, \"restarts\": %d}",
-						  state.supervisor, Max(state.starts - 1, 0));
+						  state.supervisor, Max(state.starts - state.engines, 0));
 	return DirectFunctionCall1(jsonb_in, CStringGetDatum(report));
 }
 
@@ -83,20 +76,39 @@ may_see_model(void)
 	return superuser() || has_privs_of_role(GetUserId(), ROLE_PG_READ_ALL_SETTINGS);
 }
 
-/* mmgpt_status() -> jsonb */
-Datum
-mmgpt_status(PG_FUNCTION_ARGS)
+/* What one engine tells, without what the caller may not see. */
+static Datum
+engine_report(int engine)
 {
 	EngineRequest request;
 	EngineAnswer answer;
-	Datum		status;
+	Datum		report;
 
 	request_begin(&request, WIRE_KIND_STATUS);
-	engine_ask(&request, &answer);
-	status = DirectFunctionCall2(jsonb_concat, result_jsonb(&answer), supervisor_report());
+	engine_ask_one(&request, &answer, engine);
+	report = result_jsonb(&answer);
 	if (may_see_model())
-		return status;
-	return DirectFunctionCall2(jsonb_delete, status, CStringGetTextDatum("model"));
+		return report;
+	return DirectFunctionCall2(jsonb_delete, report, CStringGetTextDatum("model"));
+}
+
+/* mmgpt_status() -> jsonb: of the engine, or {"engines": [...]}; and what the supervisor knows */
+Datum
+mmgpt_status(PG_FUNCTION_ARGS)
+{
+	int			engines = setting_engines();
+	StringInfoData list;
+
+	if (engines == 1)
+		return DirectFunctionCall2(jsonb_concat, engine_report(0), supervisor_report());
+	initStringInfo(&list);
+	for (int i = 0; i < engines; i++)
+		appendStringInfo(&list, "%s%s", i == 0 ? "{\"engines\": [" : ", ",
+						 DatumGetCString(DirectFunctionCall1(jsonb_out, engine_report(i))));
+	appendStringInfoString(&list, "]}");
+	return DirectFunctionCall2(jsonb_concat,
+							   DirectFunctionCall1(jsonb_in, CStringGetDatum(list.data)),
+							   supervisor_report());
 }
 
 /* mmgpt_version() -> text */
@@ -112,16 +124,25 @@ mmgpt_version(PG_FUNCTION_ARGS)
 }
 
 /*
- * mmgpt_restart() -> boolean: true when a new engine has loaded its model. Where
- * it cannot load one, the error says why; the new engine runs all the same.
+ * mmgpt_restart() -> boolean: true when all new engines have loaded their model. Where
+ * one cannot load it, the error says why; the new engines run all the same.
  */
 Datum
 mmgpt_restart(PG_FUNCTION_ARGS)
 {
-	EngineAnswer answer;
+	int			engines = setting_engines();
 
 	engine_disconnect();
 	supervisor_restart_engine();
-	count_tokens(cstring_to_text(""), &answer);
+	for (int i = 0; i < engines; i++)
+	{
+		EngineRequest request;
+		EngineAnswer answer;
+
+		/* counting the tokens of nothing waits until the model is loaded */
+		request_begin(&request, WIRE_KIND_TOKEN_COUNT);
+		request_add_text(&request, WIRE_FIELD_PROMPT, cstring_to_text(""));
+		engine_ask_one(&request, &answer, i);
+	}
 	PG_RETURN_BOOL(true);
 }

@@ -176,7 +176,7 @@ supervisor_restart_engine(void)
 	{
 		if (!find_supervisor(&now))
 			return;
-		if (now.supervisor != before.supervisor || now.starts != before.starts)
+		if (now.supervisor != before.supervisor || now.starts >= before.starts + now.engines)
 			return;
 		if (clock_now_ns() - begun > SEARCH_LIMIT)
 			ereport(ERROR,

@@ -34,7 +34,7 @@ extern void supervisor_search_end(SupervisorSearch *search);
 /* Sleep, interruptibly, for at most so many milliseconds. */
 extern void supervisor_pause(long milliseconds);
 
-/* Stop the engine of this server, if one runs, and return when the next one was started. */
+/* Stop the engines of this server and return when the next ones were started. */
 extern void supervisor_restart_engine(void);
 
 #endif

@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "miscadmin.h"
@@ -42,7 +43,45 @@ read_line(int descriptor, SupervisorState *state)
 		return false;
 	line[LINE_LENGTH] = '\0';
 	return sscanf(line, "%d %d %d %d", &state->supervisor, &state->postmaster,
-				  &state->engine, &state->starts) == 4;
+				  &state->engines, &state->starts) == 4;
+}
+
+void
+supervisor_socket_path(int engine, char *path, size_t size)
+{
+	if (engine == 0)
+		strlcpy(path, SUPERVISOR_SOCKET_PATH, size);
+	else
+		snprintf(path, size, "%s.%d", SUPERVISOR_SOCKET_PATH, engine);
+}
+
+EngineBoard *
+supervisor_file_map_board(int descriptor)
+{
+	EngineBoard *board = MAP_FAILED;
+
+	if (ftruncate(descriptor, ENGINE_BOARD_OFFSET + sizeof(EngineBoard)) == 0)
+		board = mmap(NULL, sizeof(EngineBoard), PROT_READ | PROT_WRITE, MAP_SHARED, descriptor,
+					 ENGINE_BOARD_OFFSET);
+	if (board != MAP_FAILED)
+		return board;
+	ereport(LOG,
+			(errcode_for_file_access(),
+			 errmsg("could not map file \"%s\": %m", SUPERVISOR_LOCK_PATH)));
+	return NULL;
+}
+
+bool
+supervisor_file_read_board(EngineBoard *board)
+{
+	int			descriptor = open(SUPERVISOR_LOCK_PATH, O_RDONLY | O_CLOEXEC);
+	bool		found;
+
+	if (descriptor < 0)
+		return false;
+	found = pread(descriptor, board, sizeof(*board), ENGINE_BOARD_OFFSET) == sizeof(*board);
+	close(descriptor);
+	return found;
 }
 
 /* True when the process exists. */
@@ -75,7 +114,7 @@ supervisor_file_write(int descriptor, const SupervisorState *state)
 	char		line[LINE_LENGTH + 1];
 
 	snprintf(line, sizeof(line), LINE_FORMAT, state->supervisor, state->postmaster,
-			 state->engine, state->starts);
+			 state->engines, state->starts);
 	if (pwrite(descriptor, line, LINE_LENGTH, 0) != LINE_LENGTH)
 		ereport(LOG,
 				(errcode_for_file_access(),

@@ -3,7 +3,8 @@
  *
  * A supervisor holds a lock (flock) on the file and its engine inherits the
  * descriptor, so the lock is free only when both are gone: there are never two
- * engines. The file's text tells other processes who holds it. File and socket
+ * engines for one device. The file's text tells other processes who holds it, and the
+ * board behind it (engine_board.h) about each engine. File and sockets
  * lie in pg_stat_tmp, which only the server's account can enter and whose
  * contents base backups leave out; paths are relative to the data directory,
  * the working directory of every process of the server.
@@ -12,6 +13,9 @@
 #define MMGPT_SUPERVISOR_FILE_H
 
 #include <stdbool.h>
+#include <stddef.h>
+
+#include "engine_board.h"
 
 #define SUPERVISOR_LOCK_PATH "pg_stat_tmp/mmgpt.lock"
 #define SUPERVISOR_SOCKET_PATH "pg_stat_tmp/mmgpt.sock"
@@ -21,7 +25,7 @@ typedef struct SupervisorState
 {
 	int			supervisor;		/* process id */
 	int			postmaster;		/* process id of the server it belongs to */
-	int			engine;			/* process id; 0 while none runs */
+	int			engines;		/* that it keeps alive */
 	int			starts;			/* engines started by this supervisor so far */
 } SupervisorState;
 
@@ -40,6 +44,15 @@ extern SupervisorLock supervisor_file_lock(int descriptor);
 
 /* Write the state; a failure is logged. */
 extern void supervisor_file_write(int descriptor, const SupervisorState *state);
+
+/* Write the path of an engine's socket. */
+extern void supervisor_socket_path(int engine, char *path, size_t size);
+
+/* Map the board of an open file, growing the file to hold it; NULL, with a log line, on failure. */
+extern EngineBoard *supervisor_file_map_board(int descriptor);
+
+/* Read the board; false when there is none. */
+extern bool supervisor_file_read_board(EngineBoard *board);
 
 /* Read the state; false when there is none, or it is not of this server. */
 extern bool supervisor_file_read(SupervisorState *state);

@@ -7,7 +7,8 @@
  *
  * Its life: take the lock that makes it unique (supervisor_file.h), bind the
  * socket that backends call, then turn in a loop: start the engine when it is
- * due, report its log, notice its end. After an end it waits, 0.1 s at first and
+ * due, report its log, notice its end. Where mmgpt.device is a list there is an engine
+ * for each device, with a socket of its own, and what follows is true of each. After an end it waits, 0.1 s at first and
  * twice as long each time, up to 30 s; an engine that came up (engine_probe.h)
  * or lived 10 s starts the series anew. While it waits, callers queue in the
  * socket's backlog. But once three engines in a row ended within their first 10 s
@@ -17,9 +18,9 @@
  * Engines that a request killed do not count: that request's own call fails, and
  * nobody else's.
  *
- * SIGHUP re-reads the configuration, and restarts the engine if it would be
- * started differently now. SIGUSR2 restarts it in any case (mmgpt_restart).
- * SIGTERM ends both. The exit status is 1, so that the postmaster starts the
+ * SIGHUP re-reads the configuration, and restarts an engine if it would be
+ * started differently now. SIGUSR2 restarts all in any case (mmgpt_restart).
+ * SIGTERM ends them and the supervisor. The exit status is 1, so that the postmaster starts the
  * supervisor again if the server goes on; it is 0, never again, only where
  * another supervisor does the work.
  */
@@ -70,18 +71,26 @@
 #define MAX_ARGUMENTS 20
 #define NS_PER_MS UINT64CONST(1000000)
 
-typedef struct Supervisor
+/* The engine of one device: the process of now, and what is known of those before. */
+typedef struct Charge
 {
-	int			lock;			/* descriptor of the locked file */
-	int			listener;		/* descriptor of the listening socket */
+	int			number;			/* among the engines */
+	int			listener;		/* descriptor of its listening socket; -1: none */
 	EngineProcess engine;
 	EngineProbe probe;			/* of that engine */
-	SupervisorState state;		/* what the locked file says */
 	char	  **arguments;		/* of the engine, as the configuration has it */
 	MemoryContext arguments_context;
 	int			delay_ms;		/* before the next start after an end */
 	uint64_t	due;			/* clock_now_ns() of the next start */
 	int			early_ends;		/* engines in a row that ended early without coming up */
+} Charge;
+
+typedef struct Supervisor
+{
+	int			lock;			/* descriptor of the locked file */
+	SupervisorState state;		/* what the locked file says */
+	EngineBoard *board;			/* in that file; NULL where it can't be mapped */
+	Charge		charges[ENGINES_MAX];	/* state.engines of them */
 	bool		resumed;		/* a worker was asked to look for jobs without one */
 } Supervisor;
 
@@ -187,16 +196,16 @@ take_lock(void)
 	}
 }
 
-/* Bind the socket that backends call; only the server's account may connect. */
+/* Bind the socket of an engine, which backends call; only the server's account may connect. */
 static int
-bind_listener(void)
+bind_listener(int engine)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	mode_t		before;
 	int			descriptor;
 	int			bound;
 
-	strlcpy(address.sun_path, SUPERVISOR_SOCKET_PATH, sizeof(address.sun_path));
+	supervisor_socket_path(engine, address.sun_path, sizeof(address.sun_path));
 	if (unlink(address.sun_path) != 0 && errno != ENOENT)
 		ereport(ERROR,
 				(errcode_for_file_access(),
@@ -226,9 +235,9 @@ add_option(char **arguments, int count, const char *option, const char *value,
 	return count;
 }
 
-/* Build the engine's command line from the configuration, in the current memory context. */
+/* Build an engine's command line from the configuration, in the current memory context. */
 static char **
-build_arguments(void)
+build_arguments(int engine)
 {
 	char	  **arguments = palloc0(sizeof(char *) * MAX_ARGUMENTS);
 	char		path[MAXPGPATH];
@@ -245,7 +254,8 @@ build_arguments(void)
 		arguments[count++] = pstrdup(path);
 	}
 	count = add_option(arguments, count, "--listen-fd", "3", "");
-	count = add_option(arguments, count, "--device", setting_device, "auto");
+	count = add_option(arguments, count, "--board-slot", psprintf("%d", engine), "");
+	count = add_option(arguments, count, "--device", setting_engine_device(engine), "auto");
 	count = add_option(arguments, count, "--threads", psprintf("%d", setting_threads), "0");
 	count = add_option(arguments, count, "--weights", setting_weight_format_name(), "stored");
 	count = add_option(arguments, count, "--instruction-set", setting_instruction_set_name(),
@@ -270,96 +280,167 @@ same_arguments(char **one, char **other)
 	return one[i] == NULL && other[i] == NULL;
 }
 
-/* Read the engine's command line from the configuration; true when it changed. */
+/* Read an engine's command line from the configuration; true when it changed. */
 static bool
-refresh_arguments(Supervisor *supervisor)
+refresh_arguments(Charge *charge)
 {
 	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "mmgpt engine arguments",
 												  ALLOCSET_SMALL_SIZES);
 	MemoryContext before = MemoryContextSwitchTo(context);
-	char	  **arguments = build_arguments();
+	char	  **arguments = build_arguments(charge->number);
 	bool		changed;
 
 	MemoryContextSwitchTo(before);
-	changed = supervisor->arguments == NULL || !same_arguments(supervisor->arguments, arguments);
-	if (supervisor->arguments_context != NULL)
-		MemoryContextDelete(supervisor->arguments_context);
-	supervisor->arguments = arguments;
-	supervisor->arguments_context = context;
+	changed = charge->arguments == NULL || !same_arguments(charge->arguments, arguments);
+	if (charge->arguments_context != NULL)
+		MemoryContextDelete(charge->arguments_context);
+	charge->arguments = arguments;
+	charge->arguments_context = context;
 	return changed;
 }
 
-/* Tell others, through the locked file, which engine runs. */
+/* Tell others, through the locked file, which engines run, and whether this one has come up. */
 static void
-publish_state(Supervisor *supervisor)
+publish_state(Supervisor *supervisor, const Charge *charge)
 {
-	supervisor->state.engine = (int) supervisor->engine.pid;
+	EngineSlot *slot = supervisor->board == NULL ? NULL : &supervisor->board->slots[charge->number];
+
+	if (slot != NULL)
+	{
+		slot->ready = charge->probe.answered ? 1 : 0;
+		if (slot->process != (int32_t) charge->engine.pid)
+			slot->load = 0;
+		slot->process = (int32_t) charge->engine.pid;
+	}
 	supervisor_file_write(supervisor->lock, &supervisor->state);
 }
 
-/* Note that the engine ended, and when the next one is due. */
+/* Note that an engine ended, and when the next one is due. */
 static void
-note_end(Supervisor *supervisor)
+note_end(Supervisor *supervisor, Charge *charge)
 {
 	uint64_t	now = clock_now_ns();
 
-	if (engine_probe_answered(&supervisor->probe) ||
-		now - supervisor->engine.started >= FULL_LIFE_MS * NS_PER_MS)
+	if (engine_probe_answered(&charge->probe) ||
+		now - charge->engine.started >= FULL_LIFE_MS * NS_PER_MS)
 	{
-		supervisor->early_ends = 0;
-		supervisor->delay_ms = FIRST_DELAY_MS;
+		charge->early_ends = 0;
+		charge->delay_ms = FIRST_DELAY_MS;
 	}
 	else
-		supervisor->early_ends++;
-	supervisor->due = now + supervisor->delay_ms * NS_PER_MS;
-	supervisor->delay_ms = Min(supervisor->delay_ms * 2, LAST_DELAY_MS);
-	engine_probe_end(&supervisor->probe);
-	publish_state(supervisor);
+		charge->early_ends++;
+	charge->due = now + charge->delay_ms * NS_PER_MS;
+	charge->delay_ms = Min(charge->delay_ms * 2, LAST_DELAY_MS);
+	engine_probe_end(&charge->probe);
+	charge->probe.answered = false;
+	publish_state(supervisor, charge);
 }
 
-/* Start the engine. */
+/* Tell pg_stat_activity which processes the engines are. */
 static void
-start_engine(Supervisor *supervisor)
+report_activity(const Supervisor *supervisor)
 {
-	char		activity[64];
+	StringInfoData text;
 
+	initStringInfo(&text);
+	appendStringInfoString(&text, supervisor->state.engines == 1 ? "engine process"
+																 : "engine processes");
+	for (int i = 0; i < supervisor->state.engines; i++)
+		if (supervisor->charges[i].engine.pid != 0)
+			appendStringInfo(&text, " %d", (int) supervisor->charges[i].engine.pid);
+	pgstat_report_activity(STATE_RUNNING, text.data);
+	pfree(text.data);
+}
+
+/* Start an engine. */
+static void
+start_engine(Supervisor *supervisor, Charge *charge)
+{
 	supervisor->state.starts++;
-	engine_probe_clear(&supervisor->probe);
-	if (!engine_process_start(&supervisor->engine, supervisor->arguments,
-							  supervisor->listener, supervisor->lock))
+	engine_probe_clear(&charge->probe);
+	if (!engine_process_start(&charge->engine, charge->arguments, charge->listener,
+							  supervisor->lock))
 	{
-		note_end(supervisor);
+		note_end(supervisor, charge);
 		return;
 	}
-	engine_probe_begin(&supervisor->probe);
-	publish_state(supervisor);
-	snprintf(activity, sizeof(activity), "engine process %d", (int) supervisor->engine.pid);
-	pgstat_report_activity(STATE_RUNNING, activity);
-	ereport(LOG, (errmsg("mmgpt engine started as process %d", (int) supervisor->engine.pid)));
+	engine_probe_begin(&charge->probe, charge->number);
+	publish_state(supervisor, charge);
+	report_activity(supervisor);
+	ereport(LOG, (errmsg("mmgpt engine started as process %d", (int) charge->engine.pid)));
 }
 
-/* End the engine, if one runs, and forget earlier failures: a new one is due at once. */
+/* End an engine, if one runs, and forget earlier failures: a new one is due at once. */
 static void
-restart_engine(Supervisor *supervisor)
+restart_engine(Supervisor *supervisor, Charge *charge)
 {
-	engine_process_stop(&supervisor->engine);
-	engine_probe_end(&supervisor->probe);
-	supervisor->early_ends = 0;
-	supervisor->delay_ms = FIRST_DELAY_MS;
-	supervisor->due = clock_now_ns();
-	publish_state(supervisor);
+	engine_process_stop(&charge->engine);
+	engine_probe_end(&charge->probe);
+	charge->probe.answered = false;
+	charge->early_ends = 0;
+	charge->delay_ms = FIRST_DELAY_MS;
+	charge->due = clock_now_ns();
+	publish_state(supervisor, charge);
+}
+
+/* Begin to look after one more engine. */
+static void
+add_charge(Supervisor *supervisor)
+{
+	Charge	   *charge = &supervisor->charges[supervisor->state.engines];
+
+	memset(charge, 0, sizeof(*charge));
+	charge->number = supervisor->state.engines++;
+	engine_process_clear(&charge->engine);
+	engine_probe_clear(&charge->probe);
+	charge->delay_ms = FIRST_DELAY_MS;
+	charge->due = clock_now_ns();
+	publish_state(supervisor, charge);
+	refresh_arguments(charge);
+	charge->listener = bind_listener(charge->number);
+}
+
+/* End the last engine and hang up on those that call it: they will choose another one. */
+static void
+remove_charge(Supervisor *supervisor)
+{
+	Charge	   *charge = &supervisor->charges[supervisor->state.engines - 1];
+	char		path[MAXPGPATH];
+
+	restart_engine(supervisor, charge);
+	close(charge->listener);
+	supervisor_socket_path(charge->number, path, sizeof(path));
+	unlink(path);
+	MemoryContextDelete(charge->arguments_context);
+	supervisor->state.engines--;
+	publish_state(supervisor, charge);
+}
+
+/* Do what the configuration says now. */
+static void
+follow_configuration(Supervisor *supervisor)
+{
+	int			engines = setting_engines();
+
+	while (supervisor->state.engines > engines)
+		remove_charge(supervisor);
+	for (int i = 0; i < supervisor->state.engines; i++)
+		if (refresh_arguments(&supervisor->charges[i]))
+			restart_engine(supervisor, &supervisor->charges[i]);
+	while (supervisor->state.engines < engines)
+		add_charge(supervisor);
 }
 
 /* True while calls are refused: no engine runs, and the last ones all ended early. */
 static bool
-is_refusing(const Supervisor *supervisor)
+is_refusing(const Charge *charge)
 {
-	return supervisor->engine.pid == 0 && supervisor->early_ends >= EARLY_ENDS_REFUSED;
+	return charge->engine.pid == 0 && charge->early_ends >= EARLY_ENDS_REFUSED;
 }
 
 /* Write the ERROR frame that tells a caller why there is no engine; returns its length. */
 static size_t
-write_refusal(const Supervisor *supervisor, uint8_t *frame, size_t size)
+write_refusal(const Charge *charge, uint8_t *frame, size_t size)
 {
 	Status		status;
 	WireWriter	writer;
@@ -368,7 +449,7 @@ write_refusal(const Supervisor *supervisor, uint8_t *frame, size_t size)
 	status_clear(&status);
 	status_set(&status, STATUS_MODEL_UNAVAILABLE, "the mmgpt engine does not start");
 	status_detail(&status, "It ended %d times soon after its start. The last time: %s",
-				  supervisor->early_ends, supervisor->engine.reason);
+				  charge->early_ends, charge->engine.reason);
 	status_hint(&status, "The server's log says more. It is tried again from time to time, and "
 				"at once by mmgpt_restart().");
 	wire_writer_begin(&writer, frame + WIRE_HEADER_SIZE, size - WIRE_HEADER_SIZE);
@@ -380,15 +461,15 @@ write_refusal(const Supervisor *supervisor, uint8_t *frame, size_t size)
 
 /* Answer all waiting calls with the refusal. A frame always fits the buffer of a new socket. */
 static void
-refuse_calls(Supervisor *supervisor)
+refuse_calls(Charge *charge)
 {
 	uint8_t		frame[WIRE_HEADER_SIZE + STATUS_PAYLOAD_SIZE];
-	size_t		length = write_refusal(supervisor, frame, sizeof(frame));
+	size_t		length = write_refusal(charge, frame, sizeof(frame));
 	int			caller;
 
 	/* an engine shares the listener, and may have made it block */
-	fcntl(supervisor->listener, F_SETFL, O_NONBLOCK);
-	while ((caller = accept4(supervisor->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)) >= 0)
+	fcntl(charge->listener, F_SETFL, O_NONBLOCK);
+	while ((caller = accept4(charge->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)) >= 0)
 	{
 		(void) send(caller, frame, length, MSG_NOSIGNAL);
 		close(caller);
@@ -406,39 +487,43 @@ resume_jobs(Supervisor *supervisor)
 		supervisor->resumed = job_resume_register(InvalidOid, NULL);
 }
 
+/* What a turn of the loop has to look after of an engine: what to wait for, and how long. */
+static pgsocket
+charge_wait(const Charge *charge, long *timeout)
+{
+	uint64_t	now = clock_now_ns();
+	long		wait;
+
+	if (charge->engine.pid != 0)
+	{
+		if (charge->probe.socket >= 0)
+			*timeout = *timeout < 0 ? PROBE_MS : Min(*timeout, PROBE_MS);
+		return charge->engine.log;
+	}
+	wait = charge->due > now ? (long) ((charge->due - now) / NS_PER_MS) + 1 : 0;
+	*timeout = *timeout < 0 ? wait : Min(*timeout, wait);
+	return is_refusing(charge) ? charge->listener : PGINVALID_SOCKET;
+}
+
 /* Sleep until something happens that a turn of the loop must look after. */
 static void
 wait_for_event(Supervisor *supervisor)
 {
-	int			events = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH;
-	int			descriptor = PGINVALID_SOCKET;
-	long		timeout = -1;
-	uint64_t	now = clock_now_ns();
+	WaitEventSet *events = compat_create_wait_event_set(2 + supervisor->state.engines);
+	WaitEvent	event;
+	long		timeout = supervisor->resumed ? -1 : RESUME_MS;
 
-	if (supervisor->engine.pid != 0)
+	AddWaitEventToSet(events, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(events, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	for (int i = 0; i < supervisor->state.engines; i++)
 	{
-		descriptor = supervisor->engine.log;
-		if (supervisor->probe.socket >= 0)
-		{
-			events |= WL_TIMEOUT;
-			timeout = PROBE_MS;
-		}
+		pgsocket	descriptor = charge_wait(&supervisor->charges[i], &timeout);
+
+		if (descriptor != PGINVALID_SOCKET)
+			AddWaitEventToSet(events, WL_SOCKET_READABLE, descriptor, NULL, NULL);
 	}
-	else
-	{
-		events |= WL_TIMEOUT;
-		timeout = supervisor->due > now ? (long) ((supervisor->due - now) / NS_PER_MS) + 1 : 0;
-		if (is_refusing(supervisor))
-			descriptor = supervisor->listener;
-	}
-	if (!supervisor->resumed)
-	{
-		events |= WL_TIMEOUT;
-		timeout = timeout < 0 ? RESUME_MS : Min(timeout, RESUME_MS);
-	}
-	if (descriptor != PGINVALID_SOCKET)
-		events |= WL_SOCKET_READABLE;
-	(void) WaitLatchOrSocket(MyLatch, events, descriptor, timeout, compat_wait_event());
+	(void) WaitEventSetWait(events, timeout, &event, 1, compat_wait_event());
+	FreeWaitEventSet(events);
 	ResetLatch(MyLatch);
 }
 
@@ -451,38 +536,39 @@ handle_signals(Supervisor *supervisor)
 		ProcessCatchupInterrupt();
 	if (ShutdownRequestPending)
 	{
-		engine_process_stop(&supervisor->engine);
+		for (int i = 0; i < supervisor->state.engines; i++)
+			engine_process_stop(&supervisor->charges[i].engine);
 		proc_exit(1);
 	}
 	if (ConfigReloadPending)
 	{
 		ConfigReloadPending = false;
 		ProcessConfigFile(PGC_SIGHUP);
-		if (refresh_arguments(supervisor))
-			restart_engine(supervisor);
+		follow_configuration(supervisor);
 	}
 	if (restart_pending)
 	{
 		restart_pending = false;
-		restart_engine(supervisor);
+		for (int i = 0; i < supervisor->state.engines; i++)
+			restart_engine(supervisor, &supervisor->charges[i]);
 	}
 }
 
-/* One turn of the loop. */
+/* Look after one engine. */
 static void
-supervise(Supervisor *supervisor)
+supervise_charge(Supervisor *supervisor, Charge *charge)
 {
-	handle_signals(supervisor);
-	engine_process_read_log(&supervisor->engine);
-	if (engine_process_reap(&supervisor->engine))
-		note_end(supervisor);
-	if (supervisor->engine.pid == 0 && clock_now_ns() >= supervisor->due)
-		start_engine(supervisor);
-	(void) engine_probe_answered(&supervisor->probe);
-	resume_jobs(supervisor);
-	if (is_refusing(supervisor))
-		refuse_calls(supervisor);
-	wait_for_event(supervisor);
+	bool		was_ready = charge->probe.answered;
+
+	engine_process_read_log(&charge->engine);
+	if (engine_process_reap(&charge->engine))
+		note_end(supervisor, charge);
+	if (charge->engine.pid == 0 && clock_now_ns() >= charge->due)
+		start_engine(supervisor, charge);
+	if (engine_probe_answered(&charge->probe) && !was_ready)
+		publish_state(supervisor, charge);
+	if (is_refusing(charge))
+		refuse_calls(charge);
 }
 
 /* Run the supervisor; the entry point of the background worker. */
@@ -499,16 +585,19 @@ mmgpt_supervisor_main(Datum argument)
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 
-	engine_process_clear(&supervisor.engine);
-	engine_probe_clear(&supervisor.probe);
 	supervisor.lock = take_lock();
 	supervisor.state.supervisor = MyProcPid;
 	supervisor.state.postmaster = PostmasterPid;
-	supervisor.delay_ms = FIRST_DELAY_MS;
-	supervisor.due = clock_now_ns();
-	publish_state(&supervisor);
-	refresh_arguments(&supervisor);
-	supervisor.listener = bind_listener();
+	supervisor.board = supervisor_file_map_board(supervisor.lock);
+	if (supervisor.board != NULL)
+		memset(supervisor.board, 0, sizeof(*supervisor.board));
+	follow_configuration(&supervisor);
 	for (;;)
-		supervise(&supervisor);
+	{
+		handle_signals(&supervisor);
+		for (int i = 0; i < supervisor.state.engines; i++)
+			supervise_charge(&supervisor, &supervisor.charges[i]);
+		resume_jobs(&supervisor);
+		wait_for_event(&supervisor);
+	}
 }

@@ -64,6 +64,13 @@ count_waiting(const Server *server)
 	return count;
 }
 
+int
+metrics_load(const Server *server)
+{
+	return count_waiting(server) + server->started_count + training_count_waiting(server) +
+		(server->training.holder != NULL ? 1 : 0);
+}
+
 static double
 mean(double sum, uint64_t count)
 {

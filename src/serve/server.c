@@ -11,6 +11,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -172,6 +173,21 @@ start_preparers(Server *server, Status *status)
 	return true;
 }
 
+/* Map our slot of the board, which lives as long as the process. */
+static bool
+map_slot(Server *server, Status *status)
+{
+	EngineBoard *board = mmap(NULL, sizeof(EngineBoard), PROT_READ | PROT_WRITE, MAP_SHARED,
+							  ENGINE_BOARD_FD, ENGINE_BOARD_OFFSET);
+
+	if (board == MAP_FAILED)
+		return status_set(status, STATUS_IO, "could not map the board of engines: %s",
+						  strerror(errno));
+	server->slot = &board->slots[server->options.board_slot];
+	atomic_store(&server->slot->load, 0);
+	return true;
+}
+
 static bool
 begin(Server *server, Status *status)
 {
@@ -190,6 +206,8 @@ begin(Server *server, Status *status)
 	if (server->started == NULL || server->epoll_fd < 0 || server->wake_fd < 0)
 		return status_set(status, STATUS_IO, "could not set up the event loop: %s",
 						  strerror(errno));
+	if (server->options.board_slot >= 0 && !map_slot(server, status))
+		return false;
 	if (server->options.sandbox && !sandbox_enter(status))
 		log_write(ENGINE_WARNING, "%s", status->message);
 	return watch(server, server->options.listen_fd, EPOLLIN, &listen_mark, status) &&
@@ -474,6 +492,8 @@ loop(Server *server)
 			reported = clock_now_ns();
 			admission_report_progress(server);
 		}
+		if (server->slot != NULL)
+			atomic_store_explicit(&server->slot->load, metrics_load(server), memory_order_relaxed);
 		resumed = may_resume(server);
 		tidy_connections(server);
 	}

@@ -15,6 +15,7 @@ typedef struct ServerOptions
 	int			listen_fd;		/* a listening socket; -1: make one at socket_path */
 	const char *socket_path;
 	int			lifeline_fd;	/* its end of file ends the server; -1: none */
+	int			board_slot;		/* where the load is told (engine_board.h); -1: nowhere */
 	bool		sandbox;		/* give up what serving does not need */
 	ModelHostOptions host;
 } ServerOptions;

@@ -8,6 +8,7 @@
 #include <signal.h>
 
 #include "connection.h"
+#include "engine_board.h"
 #include "server.h"
 
 /* Requests at work at once; as many as the scheduler runs. */
@@ -36,6 +37,7 @@ typedef struct TrainingDesk
 typedef struct Server
 {
 	ServerOptions options;
+	EngineSlot *slot;			/* on the board; NULL: there is none */
 	int			epoll_fd;
 	int			wake_fd;
 	bool		stop;
@@ -160,6 +162,9 @@ extern int	training_count_waiting(const Server *server);
 /* Answer a status or version request. */
 extern void metrics_answer_status(Server *server, Request *request);
 extern void metrics_answer_version(Server *server, Request *request);
+
+/* Requests that have come and were not answered, and trainings. */
+extern int	metrics_load(const Server *server);
 
 /* "1.0.0 (cpu avx512, 2 threads, f32)" into buffer. */
 extern void metrics_version_text(Server *server, char *buffer, size_t size);

@@ -91,8 +91,8 @@ SELECT set_eq(
 		'pg_class mmgpt_adapters', 'pg_class mmgpt_job', 'pg_class mmgpt_job_id_seq',
 		'pg_class mmgpt_job_picture', 'pg_class mmgpt_job_row', 'pg_class mmgpt_job_unusable',
 		'pg_class mmgpt_job_checkpoint', 'pg_class mmgpt_job_step', 'pg_class mmgpt_jobs',
-		'pg_class mmgpt_job_steps', 'pg_class mmgpt_job_unusable_rows'],
-	'beside functions the extension holds the tables of adapters and jobs, and their views');
+		'pg_class mmgpt_job_steps', 'pg_class mmgpt_job_unusable_rows', 'pg_class mmgpt_stat'],
+	'beside functions the extension holds the tables of adapters and jobs, and views');
 
 SELECT is(obj_description(oid, 'pg_extension'),
 	'ask a vision-and-language model about images in tables', 'the extension has its comment')
