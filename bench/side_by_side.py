@@ -1,5 +1,6 @@
 """What the comparisons share: where they work, their virtual environment, runs in turns and their figures."""
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -87,6 +88,31 @@ def median(values):
 def spread(ratios):
     """"1.50 (1.40 to 1.60)": median and range."""
     return f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def result(name, weight_format, peer, unit, turns, aim, **rest):
+    """One line of a results file; turns are pairs of our figure and the peer's, of which more is better."""
+    ratios = [ours / theirs for ours, theirs in turns]
+    return {"name": name, "format": weight_format, "peer": peer, "unit": unit, "engine": [ours for ours, _ in turns],
+            "peer_figures": [theirs for _, theirs in turns],
+            "ratio": {"median": median(ratios), "lowest": min(ratios), "highest": max(ratios)}, "aim": aim} | rest
+
+
+def write_results(path, bench, results):
+    """Results as JSON, which bench/picture draws; no path, no file."""
+    if path is None:
+        return
+    with open(path, "w") as file:
+        json.dump({"bench": bench, "machine": machine(), "cores": own_cores(), "results": results}, file, indent=2)
+        file.write("\n")
+
+
+def tell_load(load):
+    """Say how busy the machine was before the run, and warn where other work would spoil the figures."""
+    print(f"load average of the last minute: {load:.2f}", flush=True)
+    if load > 0.5:
+        print(f"{sys.argv[0]}: warning: other processes are running; threads that wait by spinning, as OpenMP's do, "
+              "suffer most from that", file=sys.stderr, flush=True)
 
 
 def own_cores():
