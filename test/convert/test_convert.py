@@ -109,8 +109,9 @@ def test_layouts(work, golden, lora):
     found = convert(f"{work}/a", f"{work}/llama", f"{work}/checkpoint.pt", f"{work}/ViT-L-14.pt", "--dtype", "f32")
     check_logits("shards, checkpoint.pt and TorchScript give the original's logits", found,
                  lambda: worst_difference(f"{work}/a", 600))
-    check("the list of what was not used", "inv_freq" in found[1] and "token_embedding.weight" in found[1] and
-          "gated_cross" not in found[1], found[1])
+    unused = "inv_freq", "position_ids", "token_embedding.weight"
+    check("the list of what was not used", all(name in found[1] for name in unused) and "gated_cross" not in found[1],
+          found[1])
     head = make.load_safetensors(f"{work}/a/model.safetensors")[make.HEAD]
     check("rows that no file holds are zero, and named", not head[600:].any() and "lm_head.weight: no file holds" in found[1])
     check_logits("safetensors, a wrapped checkpoint and Hugging Face's CLIP give them, all columns", convert(

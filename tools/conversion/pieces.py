@@ -21,9 +21,9 @@ CLIP_EXTRAS = (r"^(transformer|token_embedding|ln_final|text|text_model)\."
                r"|^(positional_embedding|text_projection(\.weight)?|logit_scale|attn_mask)$"
                r"|^(input_resolution|context_length|vocab_size)$"
                r"|^vision_model\.embeddings\.position_ids$")
-FLAMINGO_EXTRAS = (r"\.rotary_emb\.inv_freq$|^vision_encoder\.(?!visual\.)")
+FLAMINGO_EXTRAS = r"\.rotary_emb\.inv_freq$|\.position_ids$|^vision_encoder\.(?!visual\.)"
 
-LANGUAGE = "lang_encoder."
+LANGUAGE, VISUAL = "lang_encoder.", "vision_encoder.visual."
 LAYER = re.compile(r"^lang_encoder\.(?:model\.layers|old_decoder_blocks)\.(\d+)\.(.+)$")
 GATED = re.compile(r"^lang_encoder\.gated_cross_attn_layers\.(\d+)\.(.+)$")
 
@@ -50,10 +50,10 @@ class Piece:
         """Give names of ours to what was found; rename gives None for what has no place."""
         for stored, tensor in found.items():
             name = rename(stored)
-            if name is not None and not re.search(extras, name) and not re.search(extras, stored):
-                self.add(name, tensor)
-            elif re.search(extras, name or stored):
+            if re.search(extras, stored.removeprefix("module.")):
                 self.unused.append(stored)
+            elif name is not None:
+                self.add(name, tensor)
             else:
                 self.unknown.append(tensor)
 
@@ -153,15 +153,13 @@ def open_trained(file, what):
 
     def rename(stored):
         name = trained_name(stored)
-        return name if name.startswith(("perceiver.", LANGUAGE, "vision_encoder.")) else None
+        return name if name.startswith(("perceiver.", LANGUAGE, VISUAL)) else None
 
     piece.sort(found, rename, FLAMINGO_EXTRAS)
     if not piece.tensors:
         raise ConvertError(f'"{file}" holds no tensor of {what}; it begins with "{next(iter(found), "nothing")}"')
     return piece
 
-
-VISUAL = "vision_encoder.visual."
 
 # Hugging Face's name -> the name under vision_encoder.visual.
 HF_CLIP = [

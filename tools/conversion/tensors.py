@@ -5,6 +5,8 @@ of the first dimension as f32 [last - first, ...].  Nothing is read before rows(
 so a conversion needs memory for one block of rows, not for a model.
 """
 
+import os
+
 import numpy
 
 BLOCK_ELEMENTS = 1 << 24        # of a block of rows: 64 MB of f32
@@ -49,6 +51,8 @@ class FileTensor:
         if self.extent > available:
             raise ConvertError(f'tensor "{name}" of "{file}" does not fit its data: it needs {self.extent} '
                                f"numbers and has {available}")
+        if offset < 0 or offset + self.extent * ITEM_SIZES[kind] > os.path.getsize(file):
+            raise ConvertError(f'the data of tensor "{name}" ends behind "{file}": the file is not all there')
 
     def place(self):
         """What two names of the same numbers have in common."""

@@ -80,19 +80,25 @@ def children(value):
         yield from value.state.items()
 
 
-def tensors_of(value, path=""):
-    """All (dotted name, LooseTensor) of a tree of dictionaries and modules."""
+def tensors_of(value, path="", above=()):
+    """All (dotted name, LooseTensor) of a tree of dictionaries and modules; objects may hold themselves."""
     for name, child in children(value):
         if isinstance(child, LooseTensor):
             yield f"{path}{name}", child
-        elif isinstance(child, dict):
-            yield from tensors_of(child, f"{path}{name}.")
+        elif isinstance(child, dict) and id(child) not in above:
+            yield from tensors_of(child, f"{path}{name}.", (*above, id(child)))
 
 
-def find_number(value, key):
+def find_number(value, key, seen=None):
     """The number that stands under this key anywhere in a tree; None if there is none."""
+    seen = set() if seen is None else seen
+    if id(value) in seen:
+        return None
+    seen.add(id(value))
     if isinstance(value, Opaque):
-        inner = [dict(value), value.arguments, value.state, value.elements]
+        if isinstance(value.get(key), (int, float)):
+            return value[key]
+        inner = [*value.values(), value.arguments, value.state, value.elements]
     elif isinstance(value, dict):
         if isinstance(value.get(key), (int, float)):
             return value[key]
@@ -100,7 +106,7 @@ def find_number(value, key):
     else:
         inner = value if type(value) in (list, tuple) else ()
     for child in inner:
-        found = find_number(child, key)
+        found = find_number(child, key, seen)
         if found is not None:
             return found
     return None
@@ -156,18 +162,19 @@ def state_dict(tree):
 
 def open_torch(file):
     """The tensors of a .pt or .bin file, name -> tensor, and the tree that holds all else."""
-    if not zipfile.is_zipfile(file):
+    try:
+        if zipfile.is_zipfile(file):
+            archive = _Archive(file)
+            found = dict(tensors_of(state_dict(archive.tree)))
+            return {name: archive.tensor(name, loose) for name, loose in found.items()}, archive.tree
         with open(file, "rb") as stream:
             if stream.read(2) == b"PK":
                 raise ConvertError(f'"{file}" is damaged, or not all there')
-        return _open_legacy(file)
-    try:
-        archive = _Archive(file)
-        found = dict(tensors_of(state_dict(archive.tree)))
-    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, TypeError, ValueError, AttributeError,
-            IndexError, KeyError, RecursionError) as error:
-        raise ConvertError(f'"{file}" could not be read: {error}') from None
-    return {name: archive.tensor(name, loose) for name, loose in found.items()}, archive.tree
+    except ConvertError:
+        raise
+    except Exception as error:          # a damaged zip or pickle raises nearly anything
+        raise ConvertError(f'"{file}" is damaged, or not a file of PyTorch: {error}') from None
+    return _open_legacy(file)
 
 
 def _open_legacy(file):
