@@ -61,9 +61,6 @@ cpu_row(Tensor tensor, int r)
 	return (float *) tensor.data + (size_t) r * (size_t) tensor.stride;
 }
 
-/* Bytes of a cache line. */
-#define CPU_LINE 64
-
 /* Words of 32 bits along a depth of a packed weight, f32 or bf16: each an f32, or two bf16. */
 static inline size_t
 cpu_weight_steps(DataType format, int depth)

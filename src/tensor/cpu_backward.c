@@ -110,7 +110,7 @@ prefetch_begin(const MatmulBackwardJob *job, int first_output, int first_input)
 	if (inputs <= 0 || data_type_is_quantized(weight->type))
 		return (Prefetch) {.at = NULL};
 	outputs = outputs < BACKWARD_DEPTH ? outputs : BACKWARD_DEPTH;
-	piece = (cpu_weight_steps(weight->type, inputs) * row + CPU_LINE - 1) / CPU_LINE * CPU_LINE;
+	piece = (cpu_weight_steps(weight->type, inputs) * row + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
 	return (Prefetch) {
 		.at = (const char *) weight->data + (size_t) first_output * depth * sizeof(uint32_t) +
 			cpu_weight_steps(weight->type, first_input) * row,
@@ -131,8 +131,8 @@ prefetch_some(Prefetch *prefetch, int lines)
 	for (; lines > 0 && prefetch->left > 0; lines--)
 	{
 		__builtin_prefetch(prefetch->at, 0, PREFETCH_LEVEL);
-		prefetch->at += CPU_LINE;
-		prefetch->left -= CPU_LINE;
+		prefetch->at += CACHE_LINE;
+		prefetch->left -= CACHE_LINE;
 		if (prefetch->left > 0 || prefetch->pieces == 0)
 			continue;
 		prefetch->pieces--;
@@ -154,11 +154,11 @@ multiply_tile(const MatmulBackwardJob *job, int first_row, int rows, int inputs,
 		kernels->multiply_panel_bf16(rows, steps,
 									 rounded + ((size_t) first_row * stride + (size_t) step) * 2 *
 										 (size_t) kernels->rounded_size,
-									 stride, turned, sums, step == 0);
+									 stride, turned, sums, step == 0, turned);
 	else
 		kernels->multiply_panel(rows, inputs, steps, cpu_row(job->dy, first_row) + step,
 								(size_t) job->dy.stride, (const float *) (const void *) turned,
-								sums, step == 0);
+								sums, step == 0, turned);
 }
 
 /*
@@ -199,7 +199,7 @@ multiply_turned(const MatmulBackwardJob *job, const BackwardBlock *block, int st
 	int			next_output = last ? 0 : (step / depth + 1) * BACKWARD_DEPTH;
 	int			tiles = (block->rows + tile - 1) / tile;
 	/* the lines of a whole block, shared out among the tiles */
-	int			lines = (depth * kernels->panel * (int) sizeof(uint32_t) / CPU_LINE + tiles - 1) / tiles;
+	int			lines = (depth * kernels->panel * (int) sizeof(uint32_t) / CACHE_LINE + tiles - 1) / tiles;
 	Prefetch	prefetch = prefetch_begin(job, next_output,
 										  last ? block->next_input : block->first_input);
 

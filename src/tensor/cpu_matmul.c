@@ -36,6 +36,7 @@ typedef struct MatmulJob
 	const Weight *weight;
 	Epilogue	epilogue;
 	int			row_blocks;
+	int			block_rows;		/* in each of them, at most MATMUL_ROW_BLOCK */
 	int			steps;			/* along the depth: words, or blocks of a quantised weight */
 	size_t		step_bytes;		/* of a panel */
 	int			step_block;		/* steps that stay in a cache while the rows go by */
@@ -52,6 +53,7 @@ typedef struct MatmulBlock
 	int			outputs;
 	const uint8_t *weights;		/* [steps, panel] */
 	float	   *sums;			/* [rows, panel] */
+	const uint8_t *next_weights;	/* of the block that this thread computes afterwards, probably */
 } MatmulBlock;
 
 /*
@@ -65,7 +67,7 @@ multiply_quantized(const MatmulJob *job, const MatmulBlock *block, int r, int ro
 	const Kernels *kernels = job->cpu->kernels;
 	size_t		block_bytes = (size_t) steps * job->step_bytes;
 	int			lines = (int) (job->step_bytes * (size_t) rows /
-							   ((size_t) block->rows * QUANTIZED_LINE)) + 1;
+							   ((size_t) block->rows * CACHE_LINE)) + 1;
 	QuantizedProduct product = {
 		.rows = rows,
 		.blocks = steps,
@@ -84,6 +86,24 @@ multiply_quantized(const MatmulJob *job, const MatmulBlock *block, int r, int ro
 		kernels->multiply_panel_q4(&product);
 }
 
+/*
+ * What a tile of so many rows from r on asks for: its part of the block of steps that comes next,
+ * here or in the panel behind; else of the weights that it reads anyway.
+ */
+static const uint8_t *
+lines_ahead(const MatmulJob *job, const MatmulBlock *block, int r, int step, int steps)
+{
+	size_t		asked = (size_t) (r / job->tile_rows) * (size_t) (steps / STEPS_A_LINE) * CACHE_LINE;
+	bool		last = step + steps == job->steps;
+	int			next = last ? 0 : step + steps;
+	const uint8_t *weights = last ? block->next_weights : block->weights;
+	int			next_steps = job->steps - next < job->step_block ? job->steps - next : job->step_block;
+
+	if (asked >= (size_t) next_steps * job->step_bytes)
+		return block->weights + (size_t) step * job->step_bytes;
+	return weights + (size_t) next * job->step_bytes + asked;
+}
+
 /* Sums of rows [r, r + rows) of the block += `steps` steps from `step` on. */
 static void
 multiply_tile(const MatmulJob *job, const MatmulBlock *block, int r, int rows, int step, int steps)
@@ -93,6 +113,7 @@ multiply_tile(const MatmulJob *job, const MatmulBlock *block, int r, int rows, i
 	int			row = block->first_row + r;
 	size_t		at = (size_t) row * stride + (size_t) step;
 	const uint8_t *weights = block->weights + (size_t) step * job->step_bytes;
+	const uint8_t *ahead = lines_ahead(job, block, r, step, steps);
 	float	   *sums = block->sums + (size_t) r * (size_t) kernels->panel;
 
 	if (data_type_is_quantized(job->weight->type))
@@ -101,11 +122,11 @@ multiply_tile(const MatmulJob *job, const MatmulBlock *block, int r, int rows, i
 		kernels->multiply_panel_bf16(rows, steps,
 									 (const char *) job->cpu->rounded +
 										 at * 2 * (size_t) kernels->rounded_size,
-									 stride, weights, sums, step == 0);
+									 stride, weights, sums, step == 0, ahead);
 	else
 		kernels->multiply_panel(rows, block->outputs, steps, cpu_row(job->x, row) + step,
 								(size_t) job->x.stride, (const float *) (const void *) weights,
-								sums, step == 0);
+								sums, step == 0, ahead);
 }
 
 /* Rows of the next tile when so many are left. */
@@ -157,8 +178,10 @@ matmul_task(void *argument, int task, int thread)
 {
 	MatmulJob  *job = argument;
 	int			panel = job->cpu->kernels->panel;
-	MatmulBlock block = {.first_row = task % job->row_blocks * MATMUL_ROW_BLOCK,
-						 .rows = MATMUL_ROW_BLOCK,
+	size_t		panel_bytes = (size_t) job->steps * job->step_bytes;
+	int			next = (task + thread_pool_threads(job->cpu->pool)) / job->row_blocks * panel;
+	MatmulBlock block = {.first_row = task % job->row_blocks * job->block_rows,
+						 .rows = job->block_rows,
 						 .first_output = task / job->row_blocks * panel,
 						 .outputs = panel};
 
@@ -166,8 +189,11 @@ matmul_task(void *argument, int task, int thread)
 		block.rows = job->x.rows - block.first_row;
 	if (job->weight->outputs - block.first_output < block.outputs)
 		block.outputs = job->weight->outputs - block.first_output;
+	if (next >= job->weight->outputs)
+		next = block.first_output;
 	block.weights = (const uint8_t *) job->weight->data +
-		(size_t) (block.first_output / panel) * (size_t) job->steps * job->step_bytes;
+		(size_t) (block.first_output / panel) * panel_bytes;
+	block.next_weights = (const uint8_t *) job->weight->data + (size_t) (next / panel) * panel_bytes;
 	block.sums = job->cpu->sums + (size_t) thread * MATMUL_ROW_BLOCK * MATMUL_MAX_PANEL;
 	multiply_block(job, &block);
 }
@@ -195,8 +221,11 @@ multiply_rows(MatmulJob *job)
 	const Weight *weight = job->weight;
 	int			panel = job->cpu->kernels->panel;
 	int			panels = (weight->outputs + panel - 1) / panel;
+	int			tiles = (job->x.rows + job->tile_rows - 1) / job->tile_rows;
 
+	/* blocks of the same size, of whole tiles: no thread waits long for a large last one */
 	job->row_blocks = (job->x.rows + MATMUL_ROW_BLOCK - 1) / MATMUL_ROW_BLOCK;
+	job->block_rows = (tiles + job->row_blocks - 1) / job->row_blocks * job->tile_rows;
 	if (weight->type != TYPE_F32)
 		cpu_run(job->cpu, round_task, job, job->x.rows, (double) job->x.rows * weight->inputs);
 	cpu_run(job->cpu, matmul_task, job, panels * job->row_blocks,
@@ -209,7 +238,9 @@ cpu_matmul(Backend *backend, Tensor y, Tensor x, const Weight *weight, Epilogue 
 	CpuBackend *cpu = (CpuBackend *) backend;
 	const Kernels *kernels = cpu->kernels;
 	bool		quantized = data_type_is_quantized(weight->type);
-	int			pass = weight->type == TYPE_F32 ? x.rows : MATMUL_ROUNDED_ROWS;
+	int			passes = weight->type == TYPE_F32 ? 1
+		: (x.rows + MATMUL_ROUNDED_ROWS - 1) / MATMUL_ROUNDED_ROWS;
+	int			pass = passes > 0 ? (x.rows + passes - 1) / passes : 1;
 	MatmulJob	job = {
 		.cpu = cpu,
 		.weight = weight,

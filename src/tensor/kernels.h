@@ -75,7 +75,9 @@ typedef struct QuantizedBlock
 } QuantizedBlock;
 
 /* Bytes of a cache line, as far apart as lines are asked for. */
-#define QUANTIZED_LINE 64
+#define CACHE_LINE 64
+/* multiply_panel and multiply_panel_bf16 ask for a line in so many steps. */
+#define STEPS_A_LINE 4
 
 /* sums [rows, panel] = or += x [rows, blocks] * a panel of quantised weights. */
 typedef struct QuantizedProduct
@@ -103,10 +105,13 @@ typedef struct Kernels
 	/*
 	 * sums [rows, panel] = or += x [rows, depth] * weights [depth, panel], of which the first
 	 * `columns` are wanted. Each output is one chain of fused (portable: separate) multiply-adds in
-	 * order of depth, continued from sums when first is false.
+	 * order of depth, continued from sums when first is false. The lines from `ahead` on, which will
+	 * be read soon, are asked for, one in STEPS_A_LINE steps: memory comes while there is much to
+	 * compute, and not many lines at once, which would wait for one another.
 	 */
 	void		(*multiply_panel) (int rows, int columns, int depth, const float *x,
-						   size_t x_stride, const float *weights, float *sums, bool first);
+						   size_t x_stride, const float *weights, float *sums, bool first,
+						   const void *ahead);
 	/*
 	 * x [count] rounded to bf16, to nearest even, in the form that multiply_panel_bf16 reads; a
 	 * zero is appended to an odd count. Numbers below 2^-126 become zero.
@@ -121,7 +126,8 @@ typedef struct Kernels
 	 * lies below 2^-126, which avx512bf16 takes as zero.
 	 */
 	void		(*multiply_panel_bf16) (int rows, int pairs, const void *x, size_t x_stride,
-								const void *weights, float *sums, bool first);
+								const void *weights, float *sums, bool first,
+								const void *ahead);
 	/*
 	 * x [count] quantised to 8 bits in blocks, zeros behind the last: with d = (largest magnitude)
 	 * / 127 the values are x * (127 / largest magnitude), rounded to nearest even.

@@ -31,17 +31,37 @@ v_step(const bool bf16, Vector sum, const void *x, Vector weights)
 	return v_fma(v_set(*(const float *) x), weights, sum);
 }
 
+/* The register tile += `steps` steps; all counts are constants where this is inlined. */
+static inline __attribute__((always_inline)) void
+add_steps(const bool bf16, const int vectors, const int rows, const int steps,
+		  const void *const *row, size_t first, const float *weights,
+		  Vector sum[TILE_ROWS][PANEL_VECTORS])
+{
+	UNROLL for (int k = 0; k < steps; k++)
+	{
+		Vector		w[PANEL_VECTORS];
+
+		UNROLL for (int v = 0; v < vectors; v++)
+			w[v] = v_load(weights + k * PANEL + v * LANES);
+		UNROLL for (int r = 0; r < rows; r++)
+			UNROLL for (int v = 0; v < vectors; v++)
+				sum[r][v] = v_step(bf16, sum[r][v], step_address(bf16, row[r], first + (size_t) k),
+								   w[v]);
+	}
+}
+
 /*
  * The register tile: rows sums in the first `vectors` vectors of a panel stay in registers while
- * the steps go by. bf16, vectors and rows are constants wherever this is inlined, so that the loops
- * unroll. x_stride in steps.
+ * the steps go by, and lines from ahead on are asked for. bf16, vectors and rows are constants
+ * wherever this is inlined, so that the loops unroll. x_stride in steps.
  */
 static inline __attribute__((always_inline)) void
 multiply_tile(const bool bf16, const int vectors, const int rows, int steps, const void *x,
-			  size_t x_stride, const float *weights, float *sums, bool first)
+			  size_t x_stride, const float *weights, float *sums, bool first, const char *ahead)
 {
 	Vector		sum[TILE_ROWS][PANEL_VECTORS];
 	const void *row[TILE_ROWS];
+	int			k = 0;
 
 	UNROLL for (int r = 0; r < rows; r++)
 	{
@@ -49,16 +69,14 @@ multiply_tile(const bool bf16, const int vectors, const int rows, int steps, con
 		UNROLL for (int v = 0; v < vectors; v++)
 			sum[r][v] = first ? v_set(0.0f) : v_load(sums + r * PANEL + v * LANES);
 	}
-	for (int k = 0; k < steps; k++)
+	for (; k + STEPS_A_LINE <= steps; k += STEPS_A_LINE)
 	{
-		Vector		w[PANEL_VECTORS];
-
-		UNROLL for (int v = 0; v < vectors; v++)
-			w[v] = v_load(weights + (size_t) k * PANEL + v * LANES);
-		UNROLL for (int r = 0; r < rows; r++)
-			UNROLL for (int v = 0; v < vectors; v++)
-				sum[r][v] = v_step(bf16, sum[r][v], step_address(bf16, row[r], (size_t) k), w[v]);
+		__builtin_prefetch(ahead + k / STEPS_A_LINE * CACHE_LINE, 0, 2);
+		add_steps(bf16, vectors, rows, STEPS_A_LINE, row, (size_t) k,
+				  weights + (size_t) k * PANEL, sum);
 	}
+	for (; k < steps; k++)
+		add_steps(bf16, vectors, rows, 1, row, (size_t) k, weights + (size_t) k * PANEL, sum);
 	UNROLL for (int r = 0; r < rows; r++)
 		UNROLL for (int v = 0; v < vectors; v++)
 			v_store(sums + r * PANEL + v * LANES, sum[r][v]);
@@ -66,28 +84,28 @@ multiply_tile(const bool bf16, const int vectors, const int rows, int steps, con
 
 static inline __attribute__((always_inline)) void
 multiply_rows(const bool bf16, const int vectors, int rows, int steps, const void *x,
-			  size_t x_stride, const float *weights, float *sums, bool first)
+			  size_t x_stride, const float *weights, float *sums, bool first, const char *ahead)
 {
 	switch (rows)
 	{
 		case 1:
-			multiply_tile(bf16, vectors, 1, steps, x, x_stride, weights, sums, first);
+			multiply_tile(bf16, vectors, 1, steps, x, x_stride, weights, sums, first, ahead);
 			break;
 		case 2:
-			multiply_tile(bf16, vectors, 2, steps, x, x_stride, weights, sums, first);
+			multiply_tile(bf16, vectors, 2, steps, x, x_stride, weights, sums, first, ahead);
 			break;
 		case 3:
-			multiply_tile(bf16, vectors, 3, steps, x, x_stride, weights, sums, first);
+			multiply_tile(bf16, vectors, 3, steps, x, x_stride, weights, sums, first, ahead);
 			break;
 		case 4:
-			multiply_tile(bf16, vectors, 4, steps, x, x_stride, weights, sums, first);
+			multiply_tile(bf16, vectors, 4, steps, x, x_stride, weights, sums, first, ahead);
 			break;
 #if TILE_ROWS >= 6
 		case 5:
-			multiply_tile(bf16, vectors, 5, steps, x, x_stride, weights, sums, first);
+			multiply_tile(bf16, vectors, 5, steps, x, x_stride, weights, sums, first, ahead);
 			break;
 		case 6:
-			multiply_tile(bf16, vectors, 6, steps, x, x_stride, weights, sums, first);
+			multiply_tile(bf16, vectors, 6, steps, x, x_stride, weights, sums, first, ahead);
 			break;
 #endif
 	}
@@ -96,19 +114,19 @@ multiply_rows(const bool bf16, const int vectors, int rows, int steps, const voi
 /* A panel of which only the first vector is wanted, as of LoRA's small ranks, is done faster. */
 static void
 multiply_panel(int rows, int columns, int depth, const float *x, size_t x_stride,
-			   const float *weights, float *sums, bool first)
+			   const float *weights, float *sums, bool first, const void *ahead)
 {
 	if (columns <= LANES)
-		multiply_rows(false, 1, rows, depth, x, x_stride, weights, sums, first);
+		multiply_rows(false, 1, rows, depth, x, x_stride, weights, sums, first, ahead);
 	else
-		multiply_rows(false, PANEL_VECTORS, rows, depth, x, x_stride, weights, sums, first);
+		multiply_rows(false, PANEL_VECTORS, rows, depth, x, x_stride, weights, sums, first, ahead);
 }
 
 static void
 multiply_panel_bf16(int rows, int pairs, const void *x, size_t x_stride, const void *weights,
-					float *sums, bool first)
+					float *sums, bool first, const void *ahead)
 {
-	multiply_rows(true, PANEL_VECTORS, rows, pairs, x, x_stride, weights, sums, first);
+	multiply_rows(true, PANEL_VECTORS, rows, pairs, x, x_stride, weights, sums, first, ahead);
 }
 
 static void

@@ -183,7 +183,7 @@ quantized_tile(const bool four, const int rows, const QuantizedProduct *product)
 		const uint8_t *codes = weights + PANEL * sizeof(uint16_t);
 		IntVector	dot[QUANTIZED_ROWS][PANEL_VECTORS];
 
-		for (int line = 0; line < product->ahead_lines; line++, ahead += QUANTIZED_LINE)
+		for (int line = 0; line < product->ahead_lines; line++, ahead += CACHE_LINE)
 			__builtin_prefetch(ahead);
 		UNROLL for (int r = 0; r < rows; r++)
 			UNROLL for (int v = 0; v < PANEL_VECTORS; v++)
