@@ -127,29 +127,45 @@ write_bf16(const Kernels *kernels, int size, int place, const float *k, const fl
 	}
 }
 
-/* One head of all rows, so that no other thread writes to its pages. */
+/* One head of a row; asks for the next head of it, which comes when all rows have had this one. */
 static void
-kv_write_head(void *argument, int head, int thread)
+kv_write_head(const KvWriteJob *job, int row, int head)
 {
-	KvWriteJob *job = argument;
 	const KvPool *pool = job->pool;
 	int			size = pool->head_size;
+	int			page = job->slots[row] / KV_PAGE_KEYS;
+	int			place = job->slots[row] % KV_PAGE_KEYS;
+	float	   *keys = job->layer + page_words(pool) * (size_t) page +
+					   head_words(pool->type, size) * (size_t) head;
+	float	   *values = keys + key_words(pool->type, size);
+	const float *k = cpu_row(job->keys, row) + head * size;
+	const float *v = cpu_row(job->values, row) + head * size;
 
-	for (int row = 0; row < job->keys.rows; row++)
+	for (int i = 0; i < size && head + 1 < pool->heads; i += CACHE_LINE / (int) sizeof(float))
 	{
-		int			page = job->slots[row] / KV_PAGE_KEYS;
-		int			place = job->slots[row] % KV_PAGE_KEYS;
-		float	   *keys = job->layer + page_words(pool) * (size_t) page +
-						   head_words(pool->type, size) * (size_t) head;
-		float	   *values = keys + key_words(pool->type, size);
-		const float *k = cpu_row(job->keys, row) + head * size;
-		const float *v = cpu_row(job->values, row) + head * size;
-
-		if (pool->type == TYPE_BF16)
-			write_bf16(job->kernels, size, place, k, v, (uint32_t *) keys, (uint16_t *) values);
-		else
-			write_f32(size, place, k, v, keys, values);
+		__builtin_prefetch(k + size + i);
+		__builtin_prefetch(v + size + i);
 	}
+	if (pool->type == TYPE_BF16)
+		write_bf16(job->kernels, size, place, k, v, (uint32_t *) keys, (uint16_t *) values);
+	else
+		write_f32(size, place, k, v, keys, values);
+}
+
+/*
+ * KV_PAGE_KEYS rows, head by head: as a rule they go to a page or two, which stay in the first-level
+ * cache. No two rows write to the same place.
+ */
+static void
+kv_write_task(void *argument, int task, int thread)
+{
+	KvWriteJob *job = argument;
+	int			first = task * KV_PAGE_KEYS;
+	int			end = first + KV_PAGE_KEYS < job->keys.rows ? first + KV_PAGE_KEYS : job->keys.rows;
+
+	for (int head = 0; head < job->pool->heads; head++)
+		for (int row = first; row < end; row++)
+			kv_write_head(job, row, head);
 }
 
 void
@@ -159,7 +175,7 @@ cpu_kv_write(Backend *backend, const KvPool *pool, int layer, Tensor keys, Tenso
 	CpuBackend *cpu = (CpuBackend *) backend;
 	KvWriteJob	job = {cpu->kernels, pool, layer_data(pool, layer), keys, values, slots.data};
 
-	cpu_run(cpu, kv_write_head, &job, pool->heads,
+	cpu_run(cpu, kv_write_task, &job, (keys.rows + KV_PAGE_KEYS - 1) / KV_PAGE_KEYS,
 			2.0 * keys.rows * keys.columns);
 }
 
