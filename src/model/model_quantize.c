@@ -193,7 +193,7 @@ write_rows(const Conversion *conversion, Piece *piece, uint16_t *scales)
 		int			rows = outputs - piece->first_row < step ? outputs - piece->first_row : step;
 
 		piece->scales = scales + (size_t) piece->first_row * blocks;
-		thread_pool_run(conversion->pool, quantize_row_task, piece, rows);
+		thread_pool_run(conversion->pool, quantize_row_task, piece, rows, 1);
 		if (piece->failed)
 		{
 			status_set(conversion->status, STATUS_INVALID_MODEL,

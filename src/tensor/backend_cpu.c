@@ -19,11 +19,16 @@
 void
 cpu_run(CpuBackend *cpu, TaskFunction function, void *argument, int tasks, double work)
 {
+	int			together;
+
 	if (work < SMALL_WORK)
+	{
 		for (int task = 0; task < tasks; task++)
 			function(argument, task, 0);
-	else
-		thread_pool_run(cpu->pool, function, argument, tasks);
+		return;
+	}
+	together = (int) (SMALL_WORK * tasks / work);
+	thread_pool_run(cpu->pool, function, argument, tasks, together > 1 ? together : 1);
 }
 
 static const char *

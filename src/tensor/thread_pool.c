@@ -42,6 +42,7 @@ struct ThreadPool
 	TaskFunction function;		/* of the current operation; written before unclaimed is */
 	void	   *argument;
 	uint32_t	tasks;
+	_Atomic uint32_t together;	/* tasks that a thread takes at a time */
 
 	_Atomic uint64_t unclaimed;	/* generation << 32 | tasks that nobody took yet */
 	_Atomic uint32_t generation;	/* futex: raised for every operation */
@@ -65,14 +66,19 @@ work(ThreadPool *pool, uint32_t generation, int thread)
 	for (;;)
 	{
 		uint64_t	claim = atomic_load(&pool->unclaimed);
+		uint32_t	left = (uint32_t) claim;
+		/* of a later operation perhaps, but then the exchange fails */
+		uint32_t	together = atomic_load(&pool->together);
+		uint32_t	taken = left < together ? left : together;
 
-		if ((uint32_t) (claim >> 32) != generation || (uint32_t) claim == 0)
+		if ((uint32_t) (claim >> 32) != generation || left == 0)
 			return;
-		if (!atomic_compare_exchange_weak(&pool->unclaimed, &claim, claim - 1))
+		if (!atomic_compare_exchange_weak(&pool->unclaimed, &claim, claim - taken))
 			continue;
 		/* A claimed task keeps the operation open, so its fields stay as they are. */
-		pool->function(pool->argument, (int) (pool->tasks - (uint32_t) claim), thread);
-		atomic_fetch_sub(&pool->unfinished, 1);
+		for (uint32_t i = 0; i < taken; i++)
+			pool->function(pool->argument, (int) (pool->tasks - left + i), thread);
+		atomic_fetch_sub(&pool->unfinished, taken);
 	}
 }
 
@@ -197,7 +203,7 @@ thread_pool_threads(const ThreadPool *pool)
 }
 
 void
-thread_pool_run(ThreadPool *pool, TaskFunction function, void *argument, int tasks)
+thread_pool_run(ThreadPool *pool, TaskFunction function, void *argument, int tasks, int together)
 {
 	uint32_t	generation;
 	int			turns = 0;
@@ -212,6 +218,7 @@ thread_pool_run(ThreadPool *pool, TaskFunction function, void *argument, int tas
 	pool->function = function;
 	pool->argument = argument;
 	pool->tasks = (uint32_t) tasks;
+	atomic_store(&pool->together, (uint32_t) together);
 	atomic_store(&pool->unfinished, (uint32_t) tasks);
 	atomic_store(&pool->unclaimed, (uint64_t) generation << 32 | (uint32_t) tasks);
 	atomic_store(&pool->generation, generation);
