@@ -18,14 +18,14 @@
 #define MATMUL_MAX_PANEL 64
 
 /*
- * Training: outputs whose turned weights a thread keeps, a multiple of every panel, and rows of a
- * task. 512 * 64 * 4 bytes of weights and 384 * 64 * 4 bytes of sums stay in the second-level
- * cache.
+ * Training: steps along the outputs whose turned weights a thread keeps, a multiple of every panel,
+ * and rows of a task. 512 * 64 * 4 bytes of weights and 384 * 64 * 4 bytes of sums stay in the
+ * second-level cache.
  */
-#define BACKWARD_DEPTH 512
+#define BACKWARD_STEPS 512
 #define BACKWARD_ROW_BLOCK MATMUL_ROUNDED_ROWS
 /* Floats of both for a thread. */
-#define BACKWARD_SCRATCH ((BACKWARD_DEPTH + BACKWARD_ROW_BLOCK) * MATMUL_MAX_PANEL)
+#define BACKWARD_SCRATCH ((BACKWARD_STEPS + BACKWARD_ROW_BLOCK) * MATMUL_MAX_PANEL)
 
 /* Below this many multiply-adds, or the like, waking other threads costs more than it saves. */
 #define SMALL_WORK 32768.0

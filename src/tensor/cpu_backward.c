@@ -18,8 +18,8 @@
 /* Cost of an element of a norm or an activation in multiply-adds, roughly; only for cpu_run. */
 #define ROW_WORK 8.0
 
-/* Where lines that are asked for go: the second-level cache. */
-#define PREFETCH_LEVEL 2
+/* Bytes of weights that a tile asks for while it multiplies BACKWARD_STEPS steps. */
+#define PART_BYTES (BACKWARD_STEPS / STEPS_A_LINE * CACHE_LINE)
 
 /* ---- dx = dy W ---- */
 
@@ -34,6 +34,7 @@ typedef struct MatmulBackwardJob
 	int			row_blocks;
 	int			block_rows;		/* in each of them, at most BACKWARD_ROW_BLOCK */
 	int			steps;			/* along the outputs, which are summed over */
+	int			depth;			/* outputs of BACKWARD_STEPS steps */
 } MatmulBackwardJob;
 
 /* What the product is computed in: of quantised weights the values are rounded to bf16. */
@@ -53,7 +54,7 @@ quantized_panel(const MatmulBackwardJob *job, int panel)
 }
 
 /*
- * Turn the weights of outputs [first_output, + BACKWARD_DEPTH) and inputs [first_input, + inputs)
+ * Turn the weights of outputs [first_output, + job->depth) and inputs [first_input, + inputs)
  * into turned [steps along the outputs, panel].
  */
 static void
@@ -65,7 +66,7 @@ turn_block(const MatmulBackwardJob *job, int first_output, int first_input, int 
 	size_t		panel = (size_t) kernels->panel;
 	size_t		depth = cpu_weight_steps(type, job->weight->inputs);
 
-	for (int n = first_output; n < first_output + BACKWARD_DEPTH && n < job->weight->outputs;
+	for (int n = first_output; n < first_output + job->depth && n < job->weight->outputs;
 		 n += kernels->panel)
 	{
 		const uint32_t *from = (const uint32_t *) job->weight->data + (size_t) n * depth +
@@ -84,67 +85,57 @@ turn_block(const MatmulBackwardJob *job, int first_output, int first_input, int 
 	}
 }
 
-/* What is asked for of the block of weights that is turned next: its pieces, panel by panel. */
-typedef struct Prefetch
+/*
+ * The weights that are turned next: of each panel of outputs a piece, some KB long, too short for
+ * the processor to see a stream. Tiles ask for parts of PART_BYTES.
+ */
+typedef struct Pieces
 {
-	const char *at;
-	size_t		left;			/* bytes of the piece */
-	size_t		piece;			/* bytes of each */
+	const char *first;			/* NULL: none */
+	int			count;
 	size_t		distance;		/* from one to the next */
-	int			pieces;			/* behind this one */
-} Prefetch;
+	int			parts;			/* in each, at least one */
+} Pieces;
 
-/* The block of outputs from first_output on and the panel of inputs; none past the last. */
-static Prefetch
-prefetch_begin(const MatmulBackwardJob *job, int first_output, int first_input)
+/* Of outputs from first_output on and the panel of inputs; none past the last. */
+static Pieces
+next_pieces(const MatmulBackwardJob *job, int first_output, int first_input)
 {
 	const Weight *weight = job->weight;
 	int			panel = job->cpu->kernels->panel;
-	int			inputs = weight->inputs - first_input < panel ? weight->inputs - first_input : panel;
 	int			outputs = weight->outputs - first_output;
 	size_t		row = (size_t) panel * sizeof(uint32_t);
 	size_t		depth = cpu_weight_steps(weight->type, weight->inputs);
-	size_t		piece;
+	size_t		bytes = cpu_weight_steps(weight->type, panel) * row;
 
 	/* quantised weights are small, and come in pieces that are long enough to be seen */
-	if (inputs <= 0 || data_type_is_quantized(weight->type))
-		return (Prefetch) {.at = NULL};
-	outputs = outputs < BACKWARD_DEPTH ? outputs : BACKWARD_DEPTH;
-	piece = (cpu_weight_steps(weight->type, inputs) * row + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
-	return (Prefetch) {
-		.at = (const char *) weight->data + (size_t) first_output * depth * sizeof(uint32_t) +
+	if (first_input >= weight->inputs || data_type_is_quantized(weight->type))
+		return (Pieces) {.first = NULL};
+	outputs = outputs < job->depth ? outputs : job->depth;
+	return (Pieces) {
+		.first = (const char *) weight->data + (size_t) first_output * depth * sizeof(uint32_t) +
 			cpu_weight_steps(weight->type, first_input) * row,
-		.left = piece,
-		.piece = piece,
+		.count = (outputs + panel - 1) / panel,
 		.distance = depth * row,
-		.pieces = (outputs + panel - 1) / panel - 1};
+		.parts = bytes > PART_BYTES ? (int) (bytes / PART_BYTES) : 1};
 }
 
-/*
- * Ask for some lines: the pieces come from memory in some KB each, too short for the processor to
- * see a stream. Inlined by force: GCC 12 takes a function that only asks for lines for one without
- * effect, and leaves its calls out.
- */
-static inline __attribute__((always_inline)) void
-prefetch_some(Prefetch *prefetch, int lines)
+/* Where the i-th part of the pieces begins; past the last, what is in the cache already. */
+static const char *
+piece_part(const Pieces *pieces, int i, const void *otherwise)
 {
-	for (; lines > 0 && prefetch->left > 0; lines--)
-	{
-		__builtin_prefetch(prefetch->at, 0, PREFETCH_LEVEL);
-		prefetch->at += CACHE_LINE;
-		prefetch->left -= CACHE_LINE;
-		if (prefetch->left > 0 || prefetch->pieces == 0)
-			continue;
-		prefetch->pieces--;
-		prefetch->at += prefetch->distance - prefetch->piece;
-		prefetch->left = prefetch->piece;
-	}
+	int			piece = i / (pieces->parts > 0 ? pieces->parts : 1);
+
+	if (pieces->first == NULL || piece >= pieces->count)
+		return otherwise;
+	return pieces->first + (size_t) piece * pieces->distance +
+		(size_t) (i % pieces->parts) * PART_BYTES;
 }
 
 /* sums [rows, panel] += `steps` steps from `step` on of dy's rows times turned weights. */
 static void
 multiply_tile(const MatmulBackwardJob *job, int first_row, int rows, int inputs, int step,
-			  int steps, const uint32_t *turned, float *sums)
+			  int steps, const uint32_t *turned, float *sums, const void *ahead)
 {
 	const Kernels *kernels = job->cpu->kernels;
 	const char *rounded = job->cpu->rounded;
@@ -154,15 +145,15 @@ multiply_tile(const MatmulBackwardJob *job, int first_row, int rows, int inputs,
 		kernels->multiply_panel_bf16(rows, steps,
 									 rounded + ((size_t) first_row * stride + (size_t) step) * 2 *
 										 (size_t) kernels->rounded_size,
-									 stride, turned, sums, step == 0, turned);
+									 stride, turned, sums, step == 0, ahead);
 	else
 		kernels->multiply_panel(rows, inputs, steps, cpu_row(job->dy, first_row) + step,
 								(size_t) job->dy.stride, (const float *) (const void *) turned,
-								sums, step == 0, turned);
+								sums, step == 0, ahead);
 }
 
 /*
- * dx of a block of rows and one panel of inputs: the weights are turned BACKWARD_DEPTH outputs at a
+ * dx of a block of rows and one panel of inputs: the weights are turned BACKWARD_STEPS steps at a
  * time, and while they are multiplied the next ones are on their way.
  */
 typedef struct BackwardBlock
@@ -172,7 +163,7 @@ typedef struct BackwardBlock
 	int			first_input;
 	int			inputs;
 	int			next_input;		/* of the block that this thread will turn afterwards, probably */
-	uint32_t   *turned;			/* [BACKWARD_DEPTH steps, panel] */
+	uint32_t   *turned;			/* [BACKWARD_STEPS, panel] */
 	float	   *sums;			/* [rows, panel] */
 } BackwardBlock;
 
@@ -194,22 +185,17 @@ multiply_turned(const MatmulBackwardJob *job, const BackwardBlock *block, int st
 {
 	const Kernels *kernels = job->cpu->kernels;
 	int			tile = kernels->tile_rows;
-	int			depth = (int) cpu_weight_steps(backward_type(job->weight), BACKWARD_DEPTH);
 	bool		last = step + steps == job->steps;
-	int			next_output = last ? 0 : (step / depth + 1) * BACKWARD_DEPTH;
-	int			tiles = (block->rows + tile - 1) / tile;
-	/* the lines of a whole block, shared out among the tiles */
-	int			lines = (depth * kernels->panel * (int) sizeof(uint32_t) / CACHE_LINE + tiles - 1) / tiles;
-	Prefetch	prefetch = prefetch_begin(job, next_output,
-										  last ? block->next_input : block->first_input);
+	Pieces		next = next_pieces(job, last ? 0 : (step / BACKWARD_STEPS + 1) * job->depth,
+								   last ? block->next_input : block->first_input);
 
 	for (int r = 0; r < block->rows; r += tile)
 	{
 		int			rows = block->rows - r < tile ? block->rows - r : tile;
 
-		prefetch_some(&prefetch, lines);
 		multiply_tile(job, block->first_row + r, rows, block->inputs, step, steps, block->turned,
-					  block->sums + (size_t) r * (size_t) kernels->panel);
+					  block->sums + (size_t) r * (size_t) kernels->panel,
+					  piece_part(&next, r / tile, block->turned));
 		if (last)
 			finish_rows(job, block, r, rows);
 	}
@@ -220,25 +206,26 @@ matmul_backward_task(void *argument, int task, int thread)
 {
 	MatmulBackwardJob *job = argument;
 	int			panel = job->cpu->kernels->panel;
-	int			depth = (int) cpu_weight_steps(backward_type(job->weight), BACKWARD_DEPTH);
 	float	   *scratch = job->cpu->backward + (size_t) thread * BACKWARD_SCRATCH;
 	BackwardBlock block = {.first_row = task % job->row_blocks * job->block_rows,
 						   .rows = job->block_rows,
 						   .first_input = task / job->row_blocks * panel,
 						   .inputs = panel,
 						   .turned = (uint32_t *) (void *) scratch,
-						   .sums = scratch + BACKWARD_DEPTH * MATMUL_MAX_PANEL};
+						   .sums = scratch + BACKWARD_STEPS * MATMUL_MAX_PANEL};
 
 	if (job->dy.rows - block.first_row < block.rows)
 		block.rows = job->dy.rows - block.first_row;
 	if (job->weight->inputs - block.first_input < block.inputs)
 		block.inputs = job->weight->inputs - block.first_input;
 	block.next_input = block.first_input + panel * thread_pool_threads(job->cpu->pool);
-	for (int step = 0; step < job->steps; step += depth)
+	for (int step = 0; step < job->steps; step += BACKWARD_STEPS)
 	{
-		turn_block(job, step / depth * BACKWARD_DEPTH, block.first_input, block.inputs,
+		int			left = job->steps - step;
+
+		turn_block(job, step / BACKWARD_STEPS * job->depth, block.first_input, block.inputs,
 				   block.turned);
-		multiply_turned(job, &block, step, job->steps - step < depth ? job->steps - step : depth);
+		multiply_turned(job, &block, step, left < BACKWARD_STEPS ? left : BACKWARD_STEPS);
 	}
 }
 
@@ -284,7 +271,8 @@ cpu_matmul_backward(Backend *backend, Tensor dx, Tensor dy, const Weight *weight
 							 .weight = weight,
 							 .factor = factor,
 							 .accumulate = accumulate,
-							 .steps = (int) cpu_weight_steps(backward_type(weight), weight->outputs)};
+							 .steps = (int) cpu_weight_steps(backward_type(weight), weight->outputs),
+							 .depth = BACKWARD_STEPS * (backward_type(weight) == TYPE_BF16 ? 2 : 1)};
 
 	for (int row = 0; row < dy.rows; row += pass)
 	{

@@ -90,7 +90,7 @@ UNIT_TEST(gradients_of_products)
 /* Shapes beyond one block of rows and outputs, against the sums in double. */
 UNIT_TEST(gradients_of_large_products)
 {
-	const int	shapes[][3] = {{BACKWARD_ROW_BLOCK + 5, 40, 70}, {7, 2 * BACKWARD_DEPTH + 9, 67}};
+	const int	shapes[][3] = {{BACKWARD_ROW_BLOCK + 5, 40, 70}, {7, 2 * BACKWARD_STEPS + 9, 67}};
 	const char *set;
 
 	FOR_EACH_INSTRUCTION_SET(set)
@@ -163,7 +163,7 @@ bf16_gradient(Tensor dx, Tensor dy, Tensor w, double factor)
 /* Rows, outputs, inputs: odd ones, and beyond one block of rows and of outputs. */
 static const int bf16_shapes[][3] = {{1, 1, 1},	  {3, 5, 7},   {7, 17, 9}, {13, 70, 33},
 									 {6, 64, 64}, {9, 33, 65}, {BACKWARD_ROW_BLOCK + 5, 40, 71},
-									 {7, 2 * BACKWARD_DEPTH + 9, 67}};
+									 {7, 2 * BACKWARD_STEPS + 9, 67}};
 
 /* All instruction sets, with any number of threads, give the bits of the first. */
 UNIT_TEST(gradients_of_products_in_bf16)
