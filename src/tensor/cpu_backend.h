@@ -61,6 +61,15 @@ cpu_row(Tensor tensor, int r)
 	return (float *) tensor.data + (size_t) r * (size_t) tensor.stride;
 }
 
+/* Ask for elements [column, column + columns) of some rows, which will be written soon. */
+static inline __attribute__((always_inline)) void
+cpu_expect_rows(Tensor y, int first_row, int rows, int column, int columns)
+{
+	for (int r = first_row; r < first_row + rows; r++)
+		for (int i = 0; i < columns; i += CACHE_LINE / (int) sizeof(float))
+			__builtin_prefetch(cpu_row(y, r) + column + i, 1);
+}
+
 /* Words of 32 bits along a depth of a packed weight, f32 or bf16: each an f32, or two bf16. */
 static inline size_t
 cpu_weight_steps(DataType format, int depth)

@@ -193,6 +193,8 @@ multiply_turned(const MatmulBackwardJob *job, const BackwardBlock *block, int st
 	{
 		int			rows = block->rows - r < tile ? block->rows - r : tile;
 
+		if (last)
+			cpu_expect_rows(job->dx, block->first_row + r, rows, block->first_input, block->inputs);
 		multiply_tile(job, block->first_row + r, rows, block->inputs, step, steps, block->turned,
 					  block->sums + (size_t) r * (size_t) kernels->panel,
 					  piece_part(&next, r / tile, block->turned));

@@ -166,6 +166,8 @@ multiply_block(const MatmulJob *job, const MatmulBlock *block)
 		for (int r = 0, rows; r < block->rows; r += rows)
 		{
 			rows = tile_rows(job, block->rows - r);
+			if (last)
+				cpu_expect_rows(job->y, block->first_row + r, rows, block->first_output, block->outputs);
 			multiply_tile(job, block, r, rows, step, last ? job->steps - step : job->step_block);
 			if (last)
 				finish_rows(job, block, r, rows);
