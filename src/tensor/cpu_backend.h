@@ -77,6 +77,18 @@ cpu_weight_steps(DataType format, int depth)
 	return format == TYPE_BF16 ? ((size_t) depth + 1) / 2 : (size_t) depth;
 }
 
+/*
+ * Steps from one rounded row to the next: an odd number of cache lines. Rows that lie a power of two
+ * apart would share a few places of a cache.
+ */
+static inline size_t
+cpu_rounded_stride(int steps)
+{
+	size_t		line = CACHE_LINE / sizeof(uint32_t);
+
+	return (((size_t) steps + line - 1) / line | 1) * line;
+}
+
 /* Bytes of a block of inputs of one panel of a quantised weight, see kernels_quantized.h. */
 static inline size_t
 cpu_quantized_block_bytes(DataType format, int panel)

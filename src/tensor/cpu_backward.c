@@ -139,7 +139,7 @@ multiply_tile(const MatmulBackwardJob *job, int first_row, int rows, int inputs,
 {
 	const Kernels *kernels = job->cpu->kernels;
 	const char *rounded = job->cpu->rounded;
-	size_t		stride = (size_t) job->steps;
+	size_t		stride = cpu_rounded_stride(job->steps);
 
 	if (backward_type(job->weight) == TYPE_BF16)
 		kernels->multiply_panel_bf16(rows, steps,
@@ -240,7 +240,8 @@ round_task(void *argument, int row, int thread)
 
 	kernels->round_row(job->weight->outputs, cpu_row(job->dy, row),
 					   (char *) job->cpu->rounded +
-						   (size_t) row * (size_t) job->steps * 2 * (size_t) kernels->rounded_size);
+						   (size_t) row * cpu_rounded_stride(job->steps) * 2 *
+							   (size_t) kernels->rounded_size);
 }
 
 /* Run tasks for as many rows as dy has; in bf16 at most MATMUL_ROUNDED_ROWS. */

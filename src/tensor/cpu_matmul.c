@@ -109,7 +109,7 @@ static void
 multiply_tile(const MatmulJob *job, const MatmulBlock *block, int r, int rows, int step, int steps)
 {
 	const Kernels *kernels = job->cpu->kernels;
-	size_t		stride = (size_t) job->steps;
+	size_t		stride = cpu_rounded_stride(job->steps);
 	int			row = block->first_row + r;
 	size_t		at = (size_t) row * stride + (size_t) step;
 	const uint8_t *weights = block->weights + (size_t) step * job->step_bytes;
@@ -206,14 +206,15 @@ round_task(void *argument, int row, int thread)
 {
 	MatmulJob  *job = argument;
 	const Kernels *kernels = job->cpu->kernels;
-	size_t		at = (size_t) row * (size_t) job->steps;
 
 	if (job->weight->type == TYPE_BF16)
 		kernels->round_row(job->weight->inputs, cpu_row(job->x, row),
-						   (char *) job->cpu->rounded + at * 2 * (size_t) kernels->rounded_size);
+						   (char *) job->cpu->rounded + (size_t) row *
+							   cpu_rounded_stride(job->steps) * 2 * (size_t) kernels->rounded_size);
 	else
 		kernels->quantize_row(job->weight->inputs, cpu_row(job->x, row),
-							  (QuantizedBlock *) job->cpu->rounded + at);
+							  (QuantizedBlock *) job->cpu->rounded +
+								  (size_t) row * (size_t) job->steps);
 }
 
 /* Run tasks for as many rows as x has; unless in f32, at most MATMUL_ROUNDED_ROWS. */

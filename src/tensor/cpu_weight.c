@@ -231,7 +231,8 @@ static bool
 grow_rounded(CpuBackend *cpu, DataType format, int outputs, int inputs, Status *status)
 {
 	size_t		pair = 2 * (size_t) cpu->kernels->rounded_size;
-	size_t		row = cpu_weight_steps(TYPE_BF16, outputs > inputs ? outputs : inputs) * pair;
+	int			depth = outputs > inputs ? outputs : inputs;
+	size_t		row = cpu_rounded_stride((int) cpu_weight_steps(TYPE_BF16, depth)) * pair;
 	size_t		quantized = (size_t) quantized_blocks(inputs) * sizeof(QuantizedBlock);
 
 	if (format == TYPE_F32)
