@@ -327,10 +327,14 @@ end_rows(const AttendTile *tile, const RunningRow *running)
 	for (int r = 0; r < tile->rows; r++)
 	{
 		float		sum = v_sum(running[r].sum);
+		int			d = 0;
 
-		if (sum > 0.0f)
-			for (int d = 0; d < tile->head_size; d++)
-				tile->y[r][d] /= sum;
+		if (!(sum > 0.0f))
+			continue;
+		for (; d + LANES <= tile->head_size; d += LANES)
+			v_store(tile->y[r] + d, v_load(tile->y[r] + d) / v_set(sum));
+		for (; d < tile->head_size; d++)
+			tile->y[r][d] /= sum;
 	}
 }
 
