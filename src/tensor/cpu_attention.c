@@ -60,11 +60,10 @@ cpu_kv_create(Backend *backend, DataType type, int layers, int pages, int heads,
 			  KvPool *pool, Status *status)
 {
 	CpuBackend *cpu = (CpuBackend *) backend;
-	size_t		queries = (size_t) thread_pool_threads(cpu->pool) * ATTEND_MAX_ROWS *
-		((size_t) head_size + 1) * sizeof(float);
+	size_t		queries = (size_t) thread_pool_threads(cpu->pool) * ATTEND_SCRATCH(head_size) *
+		sizeof(float);
 
-	if (type == TYPE_BF16 &&
-		!cpu_grow(backend, &cpu->queries, &cpu->queries_size, queries, status))
+	if (!cpu_grow(backend, &cpu->queries, &cpu->queries_size, queries, status))
 		return false;
 	pool->type = type;
 	pool->layers = layers;
@@ -215,8 +214,7 @@ attend_rows(const AttentionJob *job, int row, int rows, int head, int thread)
 	tile.keys = job->layer + head_words(pool->type, size) * (size_t) kv_head;
 	tile.values = tile.keys + key_words(pool->type, size);
 	tile.page_stride = page_words(pool);
-	tile.scratch = (float *) job->cpu->queries +
-		(size_t) thread * ATTEND_MAX_ROWS * ((size_t) size + 1);
+	tile.scratch = (float *) job->cpu->queries + (size_t) thread * ATTEND_SCRATCH(size);
 	for (int r = 0; r < rows; r++)
 	{
 		const int32_t *span = spans + r * ATTENTION_SPAN_FIELDS;

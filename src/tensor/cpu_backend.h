@@ -41,7 +41,7 @@ typedef struct CpuBackend
 	/* x of a product by round_row or quantize_row, or dy on its way back: [MATMUL_ROUNDED_ROWS, ..] */
 	void	   *rounded;
 	size_t		rounded_size;
-	void	   *queries;		/* of attention, for each thread: [ATTEND_MAX_ROWS, D] */
+	void	   *queries;		/* of attention, for each thread: ATTEND_SCRATCH */
 	size_t		queries_size;
 
 	float	   *backward;		/* [threads, BACKWARD_SCRATCH] */

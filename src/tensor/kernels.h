@@ -23,6 +23,8 @@
 
 /* Rows of queries that share one walk over the keys; a multiple of the lanes of every vector. */
 #define ATTEND_MAX_ROWS 16
+/* Floats of scratch that they need. */
+#define ATTEND_SCRATCH(head_size) (ATTEND_MAX_ROWS * (((size_t) (head_size) + 31) / 32 * 32))
 
 /*
  * Queries of one head and one list of pages, see backend.h. Keys and values are words of 32 bits:
@@ -33,7 +35,7 @@ typedef struct AttendTile
 {
 	int			rows;						/* 1 .. ATTEND_MAX_ROWS */
 	int			head_size;					/* D */
-	const void *q[ATTEND_MAX_ROWS];			/* f32 [D] */
+	const float *q[ATTEND_MAX_ROWS];		/* [D] */
 	float	   *y[ATTEND_MAX_ROWS];			/* [D] */
 	float		scale[ATTEND_MAX_ROWS];		/* of the scores; 0 makes them equal */
 	int			first[ATTEND_MAX_ROWS];		/* keys [first, end) of the list are seen */
@@ -44,7 +46,7 @@ typedef struct AttendTile
 	/* of page 0, this head: [KV_PAGE_KEYS, D]; bf16: [pairs of keys, D] */
 	const float *values;
 	size_t		page_stride;				/* words from page to page */
-	void	   *scratch;					/* bf16: ATTEND_MAX_ROWS * (D + 1) f32, for queries */
+	void	   *scratch;					/* ATTEND_SCRATCH floats, for queries */
 } AttendTile;
 
 /* sums [rows, columns] = or += a [rows, depth] b [depth, columns], all where they lie. */

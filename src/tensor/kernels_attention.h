@@ -33,6 +33,20 @@ typedef struct RunningRow
 	Rounded		rounded[ATTEND_BLOCK_KEYS];	/* the weights as bf16 takes them */
 } RunningRow;
 
+/* Steps of a query that lie side by side. */
+#define QUERY_STEPS 16
+
+/*
+ * Where the queries of a tile begin at a step that begins a block: [ATTEND_MAX_ROWS, QUERY_STEPS]
+ * steps, one block after another. So a row lies a constant behind the one before it, and all of
+ * them are found by one register.
+ */
+static inline size_t
+query_block(const bool bf16, int step)
+{
+	return (size_t) step * ATTEND_MAX_ROWS * (bf16 ? 2 * sizeof(Rounded) : sizeof(float));
+}
+
 /*
  * Scores of `rows` rows from `row` on with one page, without the scale, to their weights from place
  * on. bf16 and rows are constants where this is inlined.
@@ -50,16 +64,25 @@ score_rows(const bool bf16, const int rows, const AttendTile *tile, int row, con
 		UNROLL for (int r = 0; r < rows; r++)
 			UNROLL for (int v = 0; v < SCORE_VECTORS; v++)
 				sum[r][v] = v_set(0.0f);
-		for (int d = 0; d < steps; d++)
+		for (int begin = 0; begin < steps; begin += QUERY_STEPS)
 		{
-			Vector		k[SCORE_VECTORS];
+			const float *from = keys + begin * KV_PAGE_KEYS + first * LANES;
+			const char *q = (const char *) tile->scratch + query_block(bf16, begin);
+			int			here = steps - begin < QUERY_STEPS ? steps - begin : QUERY_STEPS;
 
-			UNROLL for (int v = 0; v < SCORE_VECTORS; v++)
-				k[v] = v_load(keys + d * KV_PAGE_KEYS + (first + v) * LANES);
-			UNROLL for (int r = 0; r < rows; r++)
+			q = step_address(bf16, q, (size_t) row * QUERY_STEPS);
+			for (int d = 0; d < here; d++)
+			{
+				Vector		k[SCORE_VECTORS];
+
 				UNROLL for (int v = 0; v < SCORE_VECTORS; v++)
-					sum[r][v] = v_step(bf16, sum[r][v],
-									   step_address(bf16, tile->q[row + r], (size_t) d), k[v]);
+					k[v] = v_load(from + d * KV_PAGE_KEYS + v * LANES);
+				UNROLL for (int r = 0; r < rows; r++)
+					UNROLL for (int v = 0; v < SCORE_VECTORS; v++)
+						sum[r][v] = v_step(bf16, sum[r][v],
+										   step_address(bf16, q, (size_t) (r * QUERY_STEPS + d)),
+										   k[v]);
+			}
 		}
 		UNROLL for (int r = 0; r < rows; r++)
 			UNROLL for (int v = 0; v < SCORE_VECTORS; v++)
@@ -370,23 +393,36 @@ attend_rows(const bool bf16, const AttendTile *tile)
 	end_rows(tile, running);
 }
 
+/* The queries, rounded for bf16 as both operands of every product are, to where scores find them. */
+static inline __attribute__((always_inline)) void
+lay_out_queries(const bool bf16, const AttendTile *tile)
+{
+	const int	block = QUERY_STEPS * (bf16 ? 2 : 1);
+
+	for (int r = 0; r < tile->rows; r++)
+		for (int d = 0; d < tile->head_size; d += block)
+		{
+			int			count = tile->head_size - d < block ? tile->head_size - d : block;
+			const float *q = tile->q[r] + d;
+			char	   *to = (char *) tile->scratch + query_block(bf16, bf16 ? d / 2 : d);
+
+			if (bf16)
+				round_row(count, q, (Rounded *) (void *) to + r * block);
+			else
+				memcpy((float *) (void *) to + r * block, q, (size_t) count * sizeof(float));
+		}
+}
+
 static void
 attend(const AttendTile *tile)
 {
+	lay_out_queries(false, tile);
 	attend_rows(false, tile);
 }
 
-/* The queries are rounded first, as both operands of every product are. */
 static void
 attend_bf16(const AttendTile *tile)
 {
-	AttendTile	rounded = *tile;
-	size_t		stride = (size_t) (tile->head_size + 1) / 2 * 2;
-
-	for (int r = 0; r < tile->rows; r++)
-	{
-		rounded.q[r] = (Rounded *) tile->scratch + (size_t) r * stride;
-		round_row(tile->head_size, tile->q[r], (Rounded *) tile->scratch + (size_t) r * stride);
-	}
-	attend_rows(true, &rounded);
+	lay_out_queries(true, tile);
+	attend_rows(true, tile);
 }
