@@ -269,8 +269,17 @@ layer_norm_backward(int columns, const float *x, const float *weight, float epsi
 	float		scale = 1.0f / sqrtf(variance + epsilon);
 	float		g_mean = sum_gradient(columns, dy, weight, NULL, 0.0f) / (float) columns;
 	float		gn_mean = sum_gradient(columns, dy, weight, x, mean) * scale / (float) columns;
+	int			i = 0;
 
-	for (int i = 0; i < columns; i++)
+	for (; i + LANES <= columns; i += LANES)
+	{
+		Vector		g = v_load(dy + i) * v_load(weight + i);
+		Vector		n = (v_load(x + i) - v_set(mean)) * v_set(scale);
+
+		v_store(dx + i, v_load(dx + i) +
+				v_set(scale) * (g - v_set(g_mean) - n * v_set(gn_mean)));
+	}
+	for (; i < columns; i++)
 		dx[i] += scale * (dy[i] * weight[i] - g_mean - (x[i] - mean) * scale * gn_mean);
 }
 
@@ -282,8 +291,13 @@ rms_norm_backward(int columns, const float *x, const float *weight, float epsilo
 	float		scale = 1.0f / sqrtf(sum_row(columns, x, 0.0f, 2) / (float) columns + epsilon);
 	float		gx_mean = sum_gradient(columns, dy, weight, x, 0.0f) / (float) columns * scale *
 		scale;
+	int			i = 0;
 
-	for (int i = 0; i < columns; i++)
+	for (; i + LANES <= columns; i += LANES)
+		v_store(dx + i, v_load(dx + i) +
+				v_set(scale) * (v_load(dy + i) * v_load(weight + i) -
+								v_load(x + i) * v_set(gx_mean)));
+	for (; i < columns; i++)
 		dx[i] += scale * (dy[i] * weight[i] - x[i] * gx_mean);
 }
 
