@@ -27,6 +27,12 @@
 /* With more rows than these the multiplications take longer than memory. */
 #define PREFETCH_ROWS 48
 
+/*
+ * Up to so many rows a product of f32 or bf16 reads its weights as fast as memory gives them, and the
+ * processor sees the stream; to ask for other lines would disturb it.
+ */
+#define STREAM_ROWS 24
+
 /* One pass over rows of x. */
 typedef struct MatmulJob
 {
@@ -87,8 +93,8 @@ multiply_quantized(const MatmulJob *job, const MatmulBlock *block, int r, int ro
 }
 
 /*
- * What a tile of so many rows from r on asks for: its part of the block of steps that comes next,
- * here or in the panel behind; else of the weights that it reads anyway.
+ * What the tile of rows from r on asks for: its part of the block of steps that comes next, here or
+ * in the panel behind; past its end, weights that it reads anyway. NULL: nothing.
  */
 static const uint8_t *
 lines_ahead(const MatmulJob *job, const MatmulBlock *block, int r, int step, int steps)
@@ -99,6 +105,8 @@ lines_ahead(const MatmulJob *job, const MatmulBlock *block, int r, int step, int
 	const uint8_t *weights = last ? block->next_weights : block->weights;
 	int			next_steps = job->steps - next < job->step_block ? job->steps - next : job->step_block;
 
+	if (block->rows <= STREAM_ROWS)
+		return NULL;
 	if (asked >= (size_t) next_steps * job->step_bytes)
 		return block->weights + (size_t) step * job->step_bytes;
 	return weights + (size_t) next * job->step_bytes + asked;

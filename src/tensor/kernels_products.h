@@ -52,7 +52,7 @@ add_steps(const bool bf16, const int vectors, const int rows, const int steps,
 
 /*
  * The register tile: rows sums in the first `vectors` vectors of a panel stay in registers while
- * the steps go by, and lines from ahead on are asked for. bf16, vectors and rows are constants
+ * the steps go by, and lines from ahead on are asked for, if any. bf16, vectors and rows are constants
  * wherever this is inlined, so that the loops unroll. x_stride in steps.
  */
 static inline __attribute__((always_inline)) void
@@ -69,7 +69,7 @@ multiply_tile(const bool bf16, const int vectors, const int rows, int steps, con
 		UNROLL for (int v = 0; v < vectors; v++)
 			sum[r][v] = first ? v_set(0.0f) : v_load(sums + r * PANEL + v * LANES);
 	}
-	for (; k + STEPS_A_LINE <= steps; k += STEPS_A_LINE)
+	for (; ahead != NULL && k + STEPS_A_LINE <= steps; k += STEPS_A_LINE)
 	{
 		__builtin_prefetch(ahead + k / STEPS_A_LINE * CACHE_LINE, 0, 2);
 		add_steps(bf16, vectors, rows, STEPS_A_LINE, row, (size_t) k,
