@@ -152,8 +152,8 @@ kv_write_head(const KvWriteJob *job, int row, int head)
 }
 
 /*
- * KV_PAGE_KEYS rows, head by head: as a rule they go to a page or two, which stay in the first-level
- * cache. No two rows write to the same place.
+ * KV_PAGE_KEYS rows, head by head: as a rule they go to a page or two, which stay in the
+ * first-level cache. No two rows write to the same place.
  */
 static void
 kv_write_task(void *argument, int task, int thread)

@@ -78,8 +78,8 @@ cpu_weight_steps(DataType format, int depth)
 }
 
 /*
- * Steps from one rounded row to the next: an odd number of cache lines. Rows that lie a power of two
- * apart would share a few places of a cache.
+ * Steps from one rounded row to the next: an odd number of cache lines. Rows that lie a power of
+ * two apart would share a few places of a cache.
  */
 static inline size_t
 cpu_rounded_stride(int steps)

@@ -28,8 +28,8 @@
 #define PREFETCH_ROWS 48
 
 /*
- * Up to so many rows a product of f32 or bf16 reads its weights as fast as memory gives them, and the
- * processor sees the stream; to ask for other lines would disturb it.
+ * Up to so many rows a product of f32 or bf16 reads its weights as fast as memory gives them, and
+ * the processor sees the stream; to ask for other lines would disturb it.
  */
 #define STREAM_ROWS 24
 
@@ -59,7 +59,7 @@ typedef struct MatmulBlock
 	int			outputs;
 	const uint8_t *weights;		/* [steps, panel] */
 	float	   *sums;			/* [rows, panel] */
-	const uint8_t *next_weights;	/* of the block that this thread computes afterwards, probably */
+	const uint8_t *next_weights;	/* that this thread multiplies afterwards, probably */
 } MatmulBlock;
 
 /*
@@ -99,11 +99,13 @@ multiply_quantized(const MatmulJob *job, const MatmulBlock *block, int r, int ro
 static const uint8_t *
 lines_ahead(const MatmulJob *job, const MatmulBlock *block, int r, int step, int steps)
 {
-	size_t		asked = (size_t) (r / job->tile_rows) * (size_t) (steps / STEPS_A_LINE) * CACHE_LINE;
+	size_t		lines = (size_t) (r / job->tile_rows) * (size_t) (steps / STEPS_A_LINE);
+	size_t		asked = lines * CACHE_LINE;
 	bool		last = step + steps == job->steps;
 	int			next = last ? 0 : step + steps;
 	const uint8_t *weights = last ? block->next_weights : block->weights;
-	int			next_steps = job->steps - next < job->step_block ? job->steps - next : job->step_block;
+	int			left = job->steps - next;
+	int			next_steps = left < job->step_block ? left : job->step_block;
 
 	if (block->rows <= STREAM_ROWS)
 		return NULL;
@@ -175,7 +177,8 @@ multiply_block(const MatmulJob *job, const MatmulBlock *block)
 		{
 			rows = tile_rows(job, block->rows - r);
 			if (last)
-				cpu_expect_rows(job->y, block->first_row + r, rows, block->first_output, block->outputs);
+				cpu_expect_rows(job->y, block->first_row + r, rows, block->first_output,
+								block->outputs);
 			multiply_tile(job, block, r, rows, step, last ? job->steps - step : job->step_block);
 			if (last)
 				finish_rows(job, block, r, rows);
@@ -203,7 +206,8 @@ matmul_task(void *argument, int task, int thread)
 		next = block.first_output;
 	block.weights = (const uint8_t *) job->weight->data +
 		(size_t) (block.first_output / panel) * panel_bytes;
-	block.next_weights = (const uint8_t *) job->weight->data + (size_t) (next / panel) * panel_bytes;
+	block.next_weights = (const uint8_t *) job->weight->data +
+		(size_t) (next / panel) * panel_bytes;
 	block.sums = job->cpu->sums + (size_t) thread * MATMUL_ROW_BLOCK * MATMUL_MAX_PANEL;
 	multiply_block(job, &block);
 }

@@ -393,7 +393,7 @@ attend_rows(const bool bf16, const AttendTile *tile)
 	end_rows(tile, running);
 }
 
-/* The queries, rounded for bf16 as both operands of every product are, to where scores find them. */
+/* The queries, for bf16 rounded as all operands of products are, to where scores find them. */
 static inline __attribute__((always_inline)) void
 lay_out_queries(const bool bf16, const AttendTile *tile)
 {

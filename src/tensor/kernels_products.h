@@ -52,8 +52,8 @@ add_steps(const bool bf16, const int vectors, const int rows, const int steps,
 
 /*
  * The register tile: rows sums in the first `vectors` vectors of a panel stay in registers while
- * the steps go by, and lines from ahead on are asked for, if any. bf16, vectors and rows are constants
- * wherever this is inlined, so that the loops unroll. x_stride in steps.
+ * the steps go by, and lines from ahead on are asked for, if any. bf16, vectors and rows are
+ * constants wherever this is inlined, so that the loops unroll. x_stride in steps.
  */
 static inline __attribute__((always_inline)) void
 multiply_tile(const bool bf16, const int vectors, const int rows, int steps, const void *x,

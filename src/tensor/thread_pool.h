@@ -22,9 +22,9 @@ extern void thread_pool_free(ThreadPool *pool);
 extern int	thread_pool_threads(const ThreadPool *pool);
 
 /*
- * Do tasks 0 .. tasks - 1 and return when all are done; a thread takes `together` of them at a time,
- * at least 1: more than one where a task is not much longer than taking it. Only one thread at a
- * time may call this for a pool.
+ * Do tasks 0 .. tasks - 1 and return when all are done; a thread takes `together` of them at a
+ * time, at least 1: more than one where a task is not much longer than taking it. Only one thread
+ * at a time may call this for a pool.
  */
 extern void thread_pool_run(ThreadPool *pool, TaskFunction function, void *argument, int tasks,
 							int together);
