@@ -156,6 +156,8 @@ start(Server *server, Request *request)
 	server->encoding += request->kind == WIRE_KIND_TRAIN_ENCODE;
 	admission_send(request->connection, WIRE_STARTED, request->id, NULL, 0);
 	server->started[server->started_count++] = request;
+	if (request_is_computed(request))
+		model_host_announce(&server->host);
 	request_queue_push(&server->preparing, request);
 }
 

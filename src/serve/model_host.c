@@ -26,6 +26,19 @@ model_host_wake_io(ModelHost *host)
 }
 
 void
+model_host_announce(ModelHost *host)
+{
+	atomic_fetch_add(&host->coming, 1);
+}
+
+void
+model_host_prepared(ModelHost *host)
+{
+	if (atomic_fetch_sub(&host->coming, 1) == 1)
+		request_queue_wake(&host->inbox);
+}
+
+void
 model_host_counters(ModelHost *host, SchedulerCounters *counters, TrainingCounters *training)
 {
 	pthread_mutex_lock(&host->mutex);
@@ -212,6 +225,20 @@ step(ModelHost *host, bool training_waits)
 	return busy;
 }
 
+/* Let the training stand still for requests that are about to come. True if it did. */
+static bool
+wait_for_requests(ModelHost *host)
+{
+	uint64_t	patience = atomic_load(&host->coming) > 0 ? share_patience(&host->share) : 0;
+	uint64_t	begin_ns = clock_now_ns();
+
+	if (patience == 0)
+		return false;
+	request_queue_wait(&host->inbox, patience);
+	share_count_patience(&host->share, clock_now_ns() - begin_ns);
+	return true;
+}
+
 /* Steps and slices while there is work, in turn; sleep on the inbox otherwise. */
 static void
 run(ModelHost *host)
@@ -224,6 +251,8 @@ run(ModelHost *host)
 		take_requests(host, busy || training);
 		training = heed_training(host);
 		busy = scheduler_has_work(host->scheduler);
+		if (training && !busy && wait_for_requests(host))
+			continue;
 		if (training && !(busy && share_requests_first(&host->share)))
 			share_count_training(&host->share, training_slice(&host->training));
 		else

@@ -69,6 +69,9 @@ typedef struct ModelHost
 	_Atomic uint32_t hold;
 	_Atomic uint32_t hold_seen;
 
+	/* requests that are being prepared and are to be computed; see model_host_announce */
+	_Atomic uint32_t coming;
+
 	_Atomic uint32_t progress;	/* of loading, in 1/1000 */
 
 	pthread_mutex_t mutex;		/* guards counters */
@@ -79,6 +82,13 @@ typedef struct ModelHost
 /* Start the thread. Requests that preparers have to finish go to the queue `preparing`. */
 extern bool model_host_start(ModelHost *host, const ModelHostOptions *options, int wake_fd,
 							 RequestQueue *preparing, Status *status);
+
+/*
+ * A request that is to be computed goes to a preparer: while there are such, the training may stand
+ * still. The preparer calls the other one, after it handed on what is to be computed.
+ */
+extern void model_host_announce(ModelHost *host);
+extern void model_host_prepared(ModelHost *host);
 
 /* Make the IO thread look at the outbox and the state. */
 extern void model_host_wake_io(ModelHost *host);

@@ -77,6 +77,14 @@ request_needs_model(const Request *request)
 }
 
 bool
+request_is_computed(const Request *request)
+{
+	return request_needs_model(request) && !request_is_training(request) &&
+		request->kind != WIRE_KIND_TOKEN_COUNT && request->kind != WIRE_KIND_ADAPTER_CHECK &&
+		request->kind != WIRE_KIND_TRAIN_ENCODE;
+}
+
+bool
 request_begin_answer(Request *request, size_t size)
 {
 	void	   *buffer = arena_take(request->arena, size);

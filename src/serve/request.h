@@ -104,6 +104,9 @@ extern void request_free(Request *request);
 /* Whether the kind needs a model. */
 extern bool request_needs_model(const Request *request);
 
+/* Whether the scheduler computes something for it, so that it does not end with its preparer. */
+extern bool request_is_computed(const Request *request);
+
 /*
  * Do whole what computes nothing: sets answer or status and returns true. False for the other
  * kinds, which go on with request_prepare.

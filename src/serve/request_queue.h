@@ -5,6 +5,7 @@
 #define MMGPT_REQUEST_QUEUE_H
 
 #include <pthread.h>
+#include <stdint.h>
 
 #include "request.h"
 
@@ -27,6 +28,9 @@ extern void request_queue_wake(RequestQueue *queue);
 
 /* The oldest request; NULL when there is none (wait false), or the queue was woken or closed. */
 extern Request *request_queue_pop(RequestQueue *queue, bool wait);
+
+/* Wait until a request is there or the queue was woken or closed, but no longer than this. */
+extern void request_queue_wait(RequestQueue *queue, uint64_t nanoseconds);
 
 /* Wake everybody who waits; they get NULL from now on. */
 extern void request_queue_close(RequestQueue *queue);

@@ -85,6 +85,51 @@ UNIT_TEST(credit_is_bounded)
 	UNIT_CHECK(turns.requests_ns == SECONDS);
 }
 
+/*
+ * Somebody is always preparing a request: the training stands still for a twentieth of its time. And
+ * after a quiet time it does not do so for longer than a tenth of a second at once.
+ */
+UNIT_TEST(standing_still_is_bounded)
+{
+	TrainingShare share;
+	uint64_t	training_ns = 0;
+	uint64_t	still_ns = 0;
+
+	share_begin(&share, 50);
+	UNIT_CHECK(share_patience(&share) == 0);
+	while (training_ns < 100 * SECONDS)
+	{
+		uint64_t	patience = share_patience(&share);
+
+		if (patience > MILLISECONDS / 2)
+		{
+			share_count_patience(&share, MILLISECONDS);
+			still_ns += MILLISECONDS;
+			continue;
+		}
+		share_count_training(&share, 2 * MILLISECONDS);
+		training_ns += 2 * MILLISECONDS;
+	}
+	UNIT_NEAR((double) still_ns / (double) training_ns, 0.05, 0.001);
+	share_count_training(&share, 1000 * SECONDS);
+	UNIT_CHECK(share_patience(&share) == 100 * MILLISECONDS);
+}
+
+/* A question every second is waited for while it is prepared, though that takes a while. */
+UNIT_TEST(now_and_then_requests_are_waited_for)
+{
+	TrainingShare share;
+
+	share_begin(&share, 50);
+	for (int second = 0; second < 100; second++)
+	{
+		share_count_training(&share, 950 * MILLISECONDS);
+		UNIT_CHECK(share_patience(&share) >= 40 * MILLISECONDS);
+		share_count_patience(&share, 40 * MILLISECONDS);
+		share_count_requests(&share, 10 * MILLISECONDS);
+	}
+}
+
 /* A step of many seconds is paid back. */
 UNIT_TEST(debt_is_not_bounded)
 {
