@@ -84,7 +84,7 @@ read_request(GenerateJob *job, const CliArguments *arguments, int argc, char **a
 static bool
 run_generation(GenerateJob *job, bool plain_ids, Status *status)
 {
-	SchedulerOptions options = {1};
+	SchedulerOptions options = {.max_running = 1};
 	Generation *generation = &job->generation;
 
 	job->pictures.adapter = job->opened.adapter;

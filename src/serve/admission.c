@@ -22,6 +22,8 @@
 #define ERROR_SIZE 2048
 /* Answers of this size are not copied on their way out: checkpoints and adapters. */
 #define LARGE_ANSWER ((size_t) 256 * 1024)
+/* Requests at work that a connection may have before it counts that others have fewer. */
+#define FAIR_PART 4
 /* Larger pictures and texts go to a preparer, so that no other connection waits for them. */
 #define QUICK_PAYLOAD ((size_t) 64 * 1024)
 
@@ -134,6 +136,8 @@ remove_started(Server *server, Request *request)
 			server->started[i] = server->started[--server->started_count];
 			break;
 		}
+	if (request->connection != NULL)
+		((Connection *) request->connection)->started--;
 	if (request->kind == WIRE_KIND_TRAIN_ENCODE)
 		server->encoding--;
 	if (server->started_count == 0)
@@ -156,6 +160,7 @@ start(Server *server, Request *request)
 	server->encoding += request->kind == WIRE_KIND_TRAIN_ENCODE;
 	admission_send(request->connection, WIRE_STARTED, request->id, NULL, 0);
 	server->started[server->started_count++] = request;
+	((Connection *) request->connection)->started++;
 	if (request_is_computed(request))
 		model_host_announce(&server->host);
 	request_queue_push(&server->preparing, request);
@@ -181,6 +186,32 @@ may_be_passed(const Server *server, const Request *request)
 {
 	return request->kind == WIRE_KIND_TRAIN_ENCODE && !request->alone && !server->alone &&
 		server->encoding > 0 && server->encoding >= server->preparers - 1;
+}
+
+/* The fewest requests at work of a connection that waits for more; those behind one alone don't. */
+static int
+fewest_started(const Server *server)
+{
+	int			fewest = MAX_STARTED;
+
+	for (const Request *request = server->waiting; request != NULL && !request->alone;
+		 request = request->next)
+	{
+		const Connection *connection = request->connection;
+
+		if (connection->started < fewest)
+			fewest = connection->started;
+	}
+	return fewest;
+}
+
+/* Whether others go first because the request's connection has its part, and one has less. */
+static bool
+has_its_part(const Request *request, int fewest)
+{
+	const Connection *connection = request->connection;
+
+	return !request->alone && connection->started >= FAIR_PART && connection->started > fewest;
 }
 
 /* Take the request behind *link out of the waiting ones. */
@@ -228,22 +259,18 @@ hold_training(Server *server)
 	training_hold(server, server->alone || (server->waiting != NULL && server->waiting->alone));
 }
 
-void
-admission_advance(Server *server)
+/*
+ * Start whoever may start, in order of arrival but for those whose turn it is not. True if it is to
+ * be done once more, as turns have changed.
+ */
+static bool
+start_waiting(Server *server, HostState state)
 {
 	Request   **link = &server->waiting;
-	HostState	state = atomic_load(&server->host.state);
-	Request    *refused;
+	int			fewest = server->started_count < MAX_STARTED ? fewest_started(server) : 0;
+	int			before = server->started_count;
+	bool		passed = false;
 
-	while (state == HOST_FAILED && (refused = training_next_refused(server)) != NULL)
-	{
-		refused->status = server->host.failure;
-		answer(server, refused);
-	}
-	hold_training(server);
-	if (state == HOST_READY)
-		training_advance(server);
-	server->impatient = false;
 	while (*link != NULL)
 	{
 		Request    *request = *link;
@@ -256,6 +283,11 @@ admission_advance(Server *server)
 		}
 		else if (may_be_passed(server, request))
 			link = &request->next;
+		else if (may_start(server, request) && has_its_part(request, fewest))
+		{
+			passed = true;
+			link = &request->next;
+		}
 		else if (may_start(server, request))
 			take_turn(server, &link);
 		else if (state == HOST_LOADING)
@@ -263,6 +295,26 @@ admission_advance(Server *server)
 		else
 			break;				/* in order, so that a request that has to be alone gets its turn */
 	}
+	return passed && server->started_count > before;
+}
+
+void
+admission_advance(Server *server)
+{
+	HostState	state = atomic_load(&server->host.state);
+	Request    *refused;
+
+	while (state == HOST_FAILED && (refused = training_next_refused(server)) != NULL)
+	{
+		refused->status = server->host.failure;
+		answer(server, refused);
+	}
+	hold_training(server);
+	if (state == HOST_READY)
+		training_advance(server);
+	server->impatient = false;
+	while (start_waiting(server, state))
+		;
 	hold_training(server);		/* those before one that has to be alone may be gone now */
 }
 
@@ -369,6 +421,7 @@ admission_take_frame(Server *server, Connection *connection, const WireHeader *h
 		request = request_create(header->id, payload, header->length, connection);
 		if (request != NULL)
 		{
+			request->session = connection->number;
 			if (answer_at_once(server, request))
 				return;
 			if (request_is_training(request))

@@ -30,6 +30,8 @@ typedef struct Output
 typedef struct Connection
 {
 	int			fd;
+	uint64_t	number;			/* its own, from 1 */
+	int			started;		/* requests of it at work */
 	struct Connection *next;	/* in the server's list */
 	struct Connection *previous;
 	bool		closing;		/* to be closed at the end of the turn */

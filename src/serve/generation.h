@@ -57,6 +57,7 @@ struct Generation
 	/* how tokens are chosen; counter and allowed are set by the scheduler */
 	ChoiceRule	rule;
 	int			eos;			/* token that ends the answer */
+	uint64_t	session;		/* whose turns it takes among others; one for each connection */
 	uint64_t	owner;			/* who asks: only their own sequences are reused; 0: nobody's */
 	const atomic_bool *cancelled;	/* set by any thread to give up; NULL: never */
 	const RequestOptions *options;	/* stop strings and faults; NULL: none */
@@ -78,6 +79,7 @@ struct Generation
 	bool		started;		/* admitted: has a sequence */
 	Sequence   *sequence;
 	int			fed;			/* tokens of prompt and answer given to the model */
+	uint64_t	last_share;		/* step in which its session was given room for prompts */
 	Generation *next;			/* in the scheduler's list */
 	/* required; called by the scheduler's thread, may submit others */
 	void		(*finished) (Generation *generation, void *argument);

@@ -48,6 +48,7 @@ struct Request
 	Request   **work_link;		/* what points to it there */
 	Arena	   *arena;
 	void	   *connection;		/* the server's; NULL once the client is gone */
+	uint64_t	session;		/* number of the connection */
 	uint64_t	id;
 	uint8_t    *payload;		/* malloc'ed; fields point into it */
 	size_t		payload_size;

@@ -167,6 +167,7 @@ submit_generation(Request *request)
 		generation->allowed_first = request->context->digits_first;
 		generation->allowed_rest = request->context->digits_rest;
 	}
+	generation->session = request->session;
 	generation->owner = request->owner;
 	generation->cancelled = &request->cancelled;
 	generation->finished = generation_finished;

@@ -431,6 +431,7 @@ request_submit_scoring(Request *request, Scoring *scoring, Generation *generatio
 		return;
 	}
 	generation->scoring = scoring;
+	generation->session = request->session;
 	generation->owner = request->owner;
 	generation->cancelled = &request->cancelled;
 	generation->finished = finished;

@@ -1,7 +1,8 @@
 /*
  * scheduler.c - see scheduler.h.
  *
- * A generation is in one of two lists: waiting (in order of arrival) or running. A step
+ * A generation is in one of two lists: waiting (in order of arrival) or running (in order of
+ * admission). A step
  * goes: throw out what was cancelled, admit what has room, encode pictures, form the batch,
  * compute it, and hand each generation its tokens. Whoever finishes leaves the lists
  * before its callback runs, so the callback may submit the next part of a request.
@@ -11,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+
+#include "clock.h"
 
 #define DEFAULT_RUNNING 64
 /* Pictures that are encoded together, at most, whatever the model was opened for. */
@@ -31,6 +34,7 @@ take_arrays(Scheduler *scheduler, const ModelConfig *config)
 	size_t		running = (size_t) scheduler->max_running;
 
 	scheduler->running = calloc(running, sizeof(Generation *));
+	scheduler->claims = calloc(running, sizeof(PromptClaim));
 	scheduler->items = calloc(running + (size_t) scheduler->max_logits, sizeof(StepItem));
 	scheduler->parts = calloc(running + (size_t) scheduler->max_logits, sizeof(StepPart));
 	scheduler->ids = calloc((size_t) scheduler->max_tokens, sizeof(int32_t));
@@ -38,7 +42,7 @@ take_arrays(Scheduler *scheduler, const ModelConfig *config)
 	scheduler->choices = calloc((size_t) scheduler->max_logits, sizeof(Choice));
 	scheduler->ordinary = calloc(((size_t) config->decoder.vocabulary + 31) / 32, sizeof(uint32_t));
 	scheduler->scratch = arena_create();
-	return scheduler->running != NULL && scheduler->items != NULL && scheduler->parts != NULL &&
+	return scheduler->running != NULL && scheduler->claims != NULL && scheduler->items != NULL && scheduler->parts != NULL &&
 		scheduler->ids != NULL && scheduler->rules != NULL && scheduler->choices != NULL &&
 		scheduler->ordinary != NULL && scheduler->scratch != NULL;
 }
@@ -61,6 +65,7 @@ scheduler_create(Model *model, const Tokenizer *tokenizer, const SchedulerOption
 					  &scheduler->max_images);
 	if (scheduler->max_images > MAX_ENCODED)
 		scheduler->max_images = MAX_ENCODED;
+	scheduler->budget.fixed = options->prompt_chunk;
 	scheduler->waiting_end = &scheduler->waiting;
 	scheduler->media_cache = media_cache_create(model, status);
 	scheduler->prefix_cache = prefix_cache_create(model, status);
@@ -83,6 +88,7 @@ scheduler_free(Scheduler *scheduler)
 	prefix_cache_free(scheduler->prefix_cache);
 	media_cache_free(scheduler->media_cache);
 	free(scheduler->running);
+	free(scheduler->claims);
 	free(scheduler->items);
 	free(scheduler->parts);
 	free(scheduler->ids);
@@ -148,7 +154,9 @@ finish(Scheduler *scheduler, Generation *generation, Finish how)
 static void
 remove_running(Scheduler *scheduler, int i)
 {
-	scheduler->running[i] = scheduler->running[--scheduler->running_count];
+	scheduler->running_count--;
+	memmove(&scheduler->running[i], &scheduler->running[i + 1],
+			(size_t) (scheduler->running_count - i) * sizeof(Generation *));
 }
 
 void
@@ -171,6 +179,17 @@ unlink_waiting(Scheduler *scheduler, Generation **link)
 		scheduler->waiting_end = link;
 	scheduler->counters.waiting--;
 	return generation;
+}
+
+/* The same for a generation. */
+static void
+take_waiting(Scheduler *scheduler, const Generation *generation)
+{
+	Generation **link = &scheduler->waiting;
+
+	while (*link != generation)
+		link = &(*link)->next;
+	unlink_waiting(scheduler, link);
 }
 
 static bool
@@ -257,9 +276,11 @@ fail_pictures(Scheduler *scheduler, const PictureSet *set, const Status *status)
 	}
 }
 
-static void
+/* False where waiting generations were finished, as it failed. */
+static bool
 encode_pictures(Scheduler *scheduler, PictureSet **sets, int count)
 {
+	uint64_t	begin_ns = clock_now_ns();
 	int			counts[MAX_ENCODED];
 	Adapter    *adapters[MAX_ENCODED];
 	Media	   *medias[MAX_ENCODED];
@@ -278,14 +299,16 @@ encode_pictures(Scheduler *scheduler, PictureSet **sets, int count)
 	{
 		for (int i = 0; i < count; i++)
 			fail_pictures(scheduler, sets[i], &status);
-		return;
+		return false;
 	}
+	budget_count_pictures(&scheduler->budget, total, clock_now_ns() - begin_ns);
 	for (int i = 0; i < count; i++)
 	{
 		sets[i]->media = medias[i];
 		media_cache_keep(scheduler->media_cache, sets[i]);
 	}
 	scheduler->counters.images_encoded += (uint64_t) total;
+	return true;
 }
 
 /* Make the sequence of an admitted generation; on failure the generation is finished. */
@@ -308,6 +331,7 @@ start(Scheduler *scheduler, Generation *generation)
 	}
 	scheduler->counters.prompt_tokens_reused += (uint64_t) generation->fed;
 	generation->started = true;
+	generation->last_share = scheduler->counters.steps;
 	scheduler->promised += extra_pages(scheduler, generation);
 	scheduler->running[scheduler->running_count++] = generation;
 }
@@ -319,18 +343,38 @@ same_key(const PictureSet *a, const PictureSet *b)
 		memcmp(a->key, b->key, DIGEST_SIZE) == 0;
 }
 
-/* Collect waiting generations whose pictures still have to be encoded, as many as go at once. */
+/* Whether the picture set is among the listed ones, or one with the same key is. */
+static bool
+is_listed(PictureSet *const *sets, int count, const PictureSet *set)
+{
+	for (int i = 0; i < count; i++)
+		if (sets[i] == set || same_key(sets[i], set))
+			return true;
+	return false;
+}
+
+/* Pictures that may be encoded at once: all that go, or what running answers can wait for. */
 static int
-collect_pictures(Scheduler *scheduler, PictureSet **sets)
+most_pictures(const Scheduler *scheduler)
+{
+	for (int i = 0; i < scheduler->running_count; i++)
+		if (is_answering(scheduler->running[i]))
+			return budget_pictures(&scheduler->budget, scheduler->max_images);
+	return scheduler->max_images;
+}
+
+/* Collect pictures of waiting generations that still have to be encoded, as many as go at once. */
+static int
+collect_pictures(Scheduler *scheduler, Generation **order, int waiting, PictureSet **sets)
 {
 	int			count = 0;
 	int			images = 0;
+	int			most = most_pictures(scheduler);
 	int			slots = scheduler->max_running - scheduler->running_count;
 
-	for (Generation *g = scheduler->waiting; g != NULL && slots-- > 0; g = g->next)
+	for (int i = 0; i < waiting && i < slots; i++)
 	{
-		PictureSet *set = g->pictures;
-		bool		listed = false;
+		PictureSet *set = order[i]->pictures;
 
 		if (set == NULL || set->media != NULL)
 			continue;
@@ -340,11 +384,10 @@ collect_pictures(Scheduler *scheduler, PictureSet **sets)
 			continue;
 		}
 		/* the same picture twice: the second request finds it in the next step */
-		for (int i = 0; i < count; i++)
-			listed = listed || sets[i] == set || same_key(sets[i], set);
-		if (listed)
+		if (is_listed(sets, count, set))
 			continue;
-		if (images + set->count > scheduler->max_images || count == MAX_ENCODED ||
+		if ((count > 0 && images + set->count > most) || count == MAX_ENCODED ||
+			images + set->count > scheduler->max_images ||
 			!media_cache_make_room(scheduler->media_cache, images + set->count))
 			break;
 		sets[count++] = set;
@@ -353,118 +396,91 @@ collect_pictures(Scheduler *scheduler, PictureSet **sets)
 	return count;
 }
 
+/* ---- whose turn it is ---- */
+
+/* How many of its session are running or came before it and wait. */
+static int
+count_ahead(const Scheduler *scheduler, const Generation *generation)
+{
+	int			ahead = 0;
+
+	for (int i = 0; i < scheduler->running_count; i++)
+		ahead += scheduler->running[i]->session == generation->session;
+	for (const Generation *g = scheduler->waiting; g != generation; g = g->next)
+		ahead += g->session == generation->session;
+	return ahead;
+}
+
+/*
+ * The waiting generations in the order in which they are admitted, *count of them: those first
+ * whose session has the fewest ahead of them, then those that came first. So sessions take turns
+ * however many each has sent, and nobody is passed for ever.
+ */
+static Generation **
+order_waiting(Scheduler *scheduler, int *count)
+{
+	size_t		most = (size_t) scheduler->counters.waiting;
+	Generation **order = arena_take_array(scheduler->scratch, most, sizeof(Generation *));
+	int		   *ahead = arena_take_array(scheduler->scratch, most, sizeof(int));
+
+	*count = 0;
+	if (order == NULL || ahead == NULL)
+		return NULL;
+	for (Generation *g = scheduler->waiting; g != NULL; g = g->next)
+	{
+		int			before = count_ahead(scheduler, g);
+		int			place = (*count)++;
+
+		for (; place > 0 && ahead[place - 1] > before; place--)
+		{
+			order[place] = order[place - 1];
+			ahead[place] = ahead[place - 1];
+		}
+		order[place] = g;
+		ahead[place] = before;
+	}
+	return order;
+}
+
 /* Encode one batch of pictures and start everybody who has room. */
 static void
 admit(Scheduler *scheduler)
 {
 	PictureSet *sets[MAX_ENCODED];
-	int			count = collect_pictures(scheduler, sets);
-	Generation **link = &scheduler->waiting;
+	int			waiting;
+	Generation **order;
+	int			count;
 
-	if (count > 0)
-		encode_pictures(scheduler, sets, count);
-	while (*link != NULL && scheduler->running_count < scheduler->max_running)
+	scheduler->encoding = false;
+	if (scheduler->waiting == NULL || scheduler->running_count == scheduler->max_running)
+		return;
+	order = order_waiting(scheduler, &waiting);
+	count = collect_pictures(scheduler, order, waiting, sets);
+	scheduler->encoding = count > 0;
+	if (count > 0 && !encode_pictures(scheduler, sets, count))
+		return;					/* some of those in order are gone */
+	for (int i = 0; i < waiting && scheduler->running_count < scheduler->max_running; i++)
 	{
-		Generation *generation = *link;
+		Generation *generation = order[i];
 
 		if (!can_ever_fit(scheduler, generation))
-			finish(scheduler, unlink_waiting(scheduler, link), FINISH_FAILED);
+		{
+			take_waiting(scheduler, generation);
+			finish(scheduler, generation, FINISH_FAILED);
+		}
 		else if (!has_room(scheduler, generation))
 			break;				/* keep the order, so that a large request is not starved */
 		else if (generation->pictures != NULL && generation->pictures->media == NULL)
-			link = &generation->next;	/* its turn to be encoded comes in the next step */
+			continue;			/* its turn to be encoded comes in the next step */
 		else
-			start(scheduler, unlink_waiting(scheduler, link));
+		{
+			take_waiting(scheduler, generation);
+			start(scheduler, generation);
+		}
 	}
 }
 
-/* ---- the batch ---- */
-
-/* What follows the prompt in a beam or branch, and the sequence that computes it. */
-static const int32_t *
-branch_ids(const Generation *generation, int branch, Sequence **sequence)
-{
-	const Scoring *scoring = generation->scoring;
-
-	if (scoring == NULL)
-	{
-		*sequence = generation->search->beams[branch].sequence;
-		return generation->search->beams[branch].tokens;
-	}
-	*sequence = scoring->branches[branch].sequence;
-	return scoring->continuations[scoring->branches[branch].first].ids;
-}
-
-void
-add_tokens(Scheduler *scheduler, Generation *generation, int branch, int first, int count,
-		   int logits)
-{
-	Sequence   *sequence = generation->sequence;
-	const int32_t *tokens = branch < 0 ? generation->tokens
-									   : branch_ids(generation, branch, &sequence);
-	int32_t    *ids = scheduler->ids + scheduler->token_count;
-	int			n = scheduler->item_count;
-
-	for (int i = 0; i < count; i++)
-	{
-		int			place = first + i - generation->prompt_count;
-
-		ids[i] = place < 0 ? generation->prompt[first + i] : tokens[place];
-	}
-	scheduler->items[n] = (StepItem) {sequence, ids, count, logits};
-	scheduler->parts[n] = (StepPart) {
-		generation, n == 0 || scheduler->parts[n - 1].generation != generation, branch,
-		scheduler->logit_count, logits
-	};
-	scheduler->item_count++;
-	scheduler->token_count += count;
-	scheduler->logit_count += logits;
-}
-
-/* Put up to room tokens of a generation into the batch. */
-static void
-add_item(Scheduler *scheduler, Generation *generation, int room)
-{
-	int			left = generation_length(generation) - generation->fed;
-	int			count = left < room ? left : room;
-	bool		wanted = generation->scoring == NULL || generation->scoring->after_prompt;
-	int			logits = count == left && wanted ? 1 : 0;
-
-	if (count < 1 || scheduler->logit_count + logits > scheduler->max_logits)
-		return;
-	add_tokens(scheduler, generation, -1, generation->fed, count, logits);
-}
-
-/* Next tokens of running answers first, then prompts and branches in turn. */
-static void
-form_batch(Scheduler *scheduler)
-{
-	int			count = scheduler->running_count;
-
-	scheduler->item_count = 0;
-	scheduler->token_count = 0;
-	scheduler->logit_count = 0;
-	for (int i = 0; i < count; i++)
-	{
-		Generation *generation = scheduler->running[(scheduler->turn + i) % count];
-
-		if (beams_running(generation))
-			beams_add(scheduler, generation);
-		else if (generation_length(generation) - generation->fed == 1)
-			add_item(scheduler, generation, scheduler->max_tokens - scheduler->token_count);
-	}
-	for (int i = 0; i < count; i++)
-	{
-		Generation *generation = scheduler->running[(scheduler->turn + i) % count];
-
-		if (scores_running(generation))
-			scores_add(scheduler, generation);
-		else if (!beams_running(generation) &&
-				 generation_length(generation) - generation->fed > 1)
-			add_item(scheduler, generation, scheduler->max_tokens - scheduler->token_count);
-	}
-	scheduler->turn++;
-}
+/* ---- steps ---- */
 
 /* Tell every generation of the step that it failed. */
 static void
@@ -536,12 +552,14 @@ bool
 scheduler_step(Scheduler *scheduler)
 {
 	Status		status;
+	uint64_t	begin_ns;
 
 	drop_cancelled(scheduler);
 	admit(scheduler);
 	scores_open(scheduler);
 	if (scheduler->running_count == 0)
 		return scheduler->waiting != NULL;
+	begin_ns = clock_now_ns();
 	form_batch(scheduler);
 	if (scheduler->item_count == 0)
 		return true;
@@ -557,7 +575,11 @@ scheduler_step(Scheduler *scheduler)
 #endif
 	arena_reset(scheduler->scratch);
 	if (choose_all(scheduler, &status))
+	{
+		budget_count_step(&scheduler->budget, scheduler->token_count - scheduler->answer_tokens,
+						  scheduler->answering, clock_now_ns() - begin_ns);
 		deliver(scheduler);
+	}
 	else
 		fail_step(scheduler, &status);
 	return true;

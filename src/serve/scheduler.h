@@ -2,8 +2,10 @@
  * scheduler.h - continuous batching: all generations advance together.
  *
  * Each step forms one ragged batch: the next token of every running answer, then pieces of
- * the prompts that still have to be read, as far as the step has room. A generation is
- * admitted when its pages are free, and waits otherwise; one that could never fit fails.
+ * the prompts that still have to be read, as far as the step has room: all of it where no answer
+ * is running, and otherwise little enough that each next token comes in time. Sessions take turns,
+ * in reading prompts as in being admitted. A generation is admitted when its pages are free, and
+ * waits otherwise; one that could never fit fails.
  *
  * The scheduler has no threads and no locks: whoever calls scheduler_step owns it. The
  * server calls it from one thread, the command line from its only one.
@@ -22,6 +24,8 @@ typedef struct Scheduler Scheduler;
 typedef struct SchedulerOptions
 {
 	int			max_running;	/* generations at once; 0: 64 */
+	/* tokens of prompts in a step beside running answers; 0: by measurement, see step_budget.h */
+	int			prompt_chunk;
 } SchedulerOptions;
 
 /* Sums since the scheduler was made. */

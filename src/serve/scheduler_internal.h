@@ -1,7 +1,8 @@
 /*
  * scheduler_internal.h - what the files of the scheduler share.
  *
- *	scheduler.c			lists, admission, forming the batch
+ *	scheduler.c			lists, admission, steps
+ *	scheduler_batch.c	which tokens a step computes
  *	scheduler_choose.c	what comes out of a step: tokens
  *	scheduler_beams.c	the same for generations with beams
  *	scheduler_scores.c	the same for generations that score continuations
@@ -14,6 +15,7 @@
 #include "prefix_cache.h"
 #include "scheduler.h"
 #include "scoring.h"
+#include "step_budget.h"
 
 /* How the tokens of one batch item belong to a generation, whose items follow one another. */
 typedef struct StepPart
@@ -24,6 +26,15 @@ typedef struct StepPart
 	int			first_row;		/* of its logits */
 	int			rows;
 } StepPart;
+
+/* What a session has to be read in the next step. */
+typedef struct PromptClaim
+{
+	uint64_t	session;
+	uint64_t	last_share;		/* step in which it was given some, or in which its newest one came */
+	int			wanted;			/* tokens */
+	int			given;
+} PromptClaim;
 
 struct Scheduler
 {
@@ -38,7 +49,8 @@ struct Scheduler
 	Generation **running;		/* [max_running] */
 	int			running_count;
 	int			promised;		/* pages that beams and branches may still take by forking */
-	int			turn;			/* whose prompt goes first in the next step */
+	int			turn;			/* whose answer goes first in the next step */
+	StepBudget	budget;
 	MediaCache *media_cache;
 	PrefixCache *prefix_cache;
 	uint32_t   *ordinary;		/* bits [V]: tokens that an answer may hold */
@@ -52,6 +64,11 @@ struct Scheduler
 	int			item_count;
 	int			token_count;
 	int			logit_count;
+	bool		answering;		/* tokens of answers are in it */
+	int			answer_tokens;	/* these */
+	bool		encoding;		/* pictures were encoded before it */
+	PromptClaim *claims;		/* [max_running] */
+	int			claim_count;
 	ChoiceRule *rules;			/* [max_logits] */
 	Choice	   *choices;
 };
@@ -63,6 +80,14 @@ extern void finish_running(Scheduler *scheduler, Generation *generation, Finish 
 
 /* Tokens that a sequence of the generation can grow to; the last chosen one is never fed. */
 extern int	largest_length(const Generation *generation);
+
+/* ---- scheduler_batch.c ---- */
+
+/* Next tokens of running answers first, then prompts and branches as far as there is room. */
+extern void form_batch(Scheduler *scheduler);
+
+/* Whether somebody waits for the generation's next token, one after another. */
+extern bool is_answering(const Generation *generation);
 
 /*
  * Put count tokens from place `first` of prompt and branch (-1: prompt and answer) into the batch,
@@ -118,8 +143,11 @@ extern bool scores_running(const Generation *generation);
 /* Fork sequences for the next branches of all generations that have come so far. */
 extern void scores_open(Scheduler *scheduler);
 
-/* Put as much of the open branches into the batch as there is room for. */
-extern void scores_add(Scheduler *scheduler, Generation *generation);
+/* Tokens of the open branches that were not computed yet. */
+extern int	scores_left(const Generation *generation);
+
+/* Put up to room tokens of the open branches into the batch. */
+extern void scores_add(Scheduler *scheduler, Generation *generation, int room);
 
 /* Add to the sums of all continuations what the step tells about them. */
 extern bool scores_take(Scheduler *scheduler, Status *status);

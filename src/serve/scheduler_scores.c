@@ -86,8 +86,23 @@ scores_open(Scheduler *scheduler)
 	}
 }
 
+int
+scores_left(const Generation *generation)
+{
+	const Scoring *scoring = generation->scoring;
+	int			left = 0;
+
+	for (int i = scoring->done; i < scoring->branch_count; i++)
+	{
+		if (scoring->branches[i].sequence == NULL)
+			break;
+		left += branch_tokens(scoring, &scoring->branches[i]) - scoring->branches[i].fed;
+	}
+	return left;
+}
+
 void
-scores_add(Scheduler *scheduler, Generation *generation)
+scores_add(Scheduler *scheduler, Generation *generation, int room)
 {
 	const Scoring *scoring = generation->scoring;
 
@@ -95,7 +110,6 @@ scores_add(Scheduler *scheduler, Generation *generation)
 	{
 		const Branch *branch = &scoring->branches[i];
 		int			left = branch_tokens(scoring, branch) - branch->fed;
-		int			room = scheduler->max_tokens - scheduler->token_count;
 		int			count = left < room ? left : room;
 		int			surplus = branch_logits(scoring, branch, count) + scheduler->logit_count -
 			scheduler->max_logits;
@@ -106,6 +120,7 @@ scores_add(Scheduler *scheduler, Generation *generation)
 			return;
 		add_tokens(scheduler, generation, i, generation->prompt_count + branch->fed, count,
 				   branch_logits(scoring, branch, count));
+		room -= count;
 		if (count < left)
 			return;
 	}

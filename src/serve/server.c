@@ -278,6 +278,7 @@ accept_connections(Server *server)
 			continue;
 		}
 		connection->events = EPOLLIN;
+		connection->number = ++server->accepted;
 		connection->next = server->connections;
 		if (server->connections != NULL)
 			server->connections->previous = connection;

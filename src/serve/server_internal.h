@@ -44,6 +44,7 @@ typedef struct Server
 	sigset_t	wait_mask;		/* signals blocked while the loop waits: not SIGTERM */
 	bool		full;			/* no descriptors left: nobody is accepted until somebody goes */
 	Connection *connections;
+	uint64_t	accepted;		/* connections so far */
 	size_t		payload_bytes;	/* of all requests and frames being read */
 	atomic_size_t file_bytes;	/* of adapters' files, read or being read */
 	bool		any_paused;

@@ -301,12 +301,17 @@ engine_finished(Generation *generation, void *argument)
 		scheduler_release_pictures(argument, generation->pictures);
 }
 
-/* Let generations run together to their end. Each has pictures of its own. */
+/*
+ * Let generations run together to their end, with so many tokens of prompts in a step beside running
+ * answers. Each has pictures of its own.
+ */
 static UNIT_UNUSED void
-engine_run(Engine *engine, Generation **generations, int count, SchedulerCounters *counters)
+engine_run_chunks(Engine *engine, Generation **generations, int count, int chunk,
+				  SchedulerCounters *counters)
 {
 	Scheduler *scheduler = scheduler_create(engine->model, engine->tokenizer,
-											&(SchedulerOptions){0}, &engine->status);
+											&(SchedulerOptions){.prompt_chunk = chunk},
+											&engine->status);
 
 	if (scheduler == NULL)
 		engine_bail("scheduler", &engine->status);
@@ -321,6 +326,13 @@ engine_run(Engine *engine, Generation **generations, int count, SchedulerCounter
 	if (counters != NULL)
 		scheduler_counters(scheduler, counters);
 	scheduler_free(scheduler);
+}
+
+/* The same with all tokens that a step has room for, so that steps can be counted. */
+static UNIT_UNUSED void
+engine_run(Engine *engine, Generation **generations, int count, SchedulerCounters *counters)
+{
+	engine_run_chunks(engine, generations, count, 512, counters);
 }
 
 #endif
