@@ -12,6 +12,8 @@
 #include "server.h"
 
 #define MEGABYTE ((size_t) 1024 * 1024)
+/* Beams of one request, which go into a step together. */
+#define LEAST_STEP_TOKENS 16
 
 static bool
 read_log_level(const CliArguments *arguments, Status *status)
@@ -39,6 +41,7 @@ read_options(const CliArguments *arguments, ServerOptions *options, Status *stat
 	long		megabytes;
 	long		share;
 	long		slot;
+	long		step_tokens;
 
 	if (!cli_integer(arguments, "--threads", 0, 1024, 0, &threads, status) ||
 		!cli_integer(arguments, "--listen-fd", 3, 1023, -1, &listen_fd, status) ||
@@ -46,6 +49,8 @@ read_options(const CliArguments *arguments, ServerOptions *options, Status *stat
 		!cli_integer(arguments, "--training-share", 1, 99, TRAINING_SHARE_DEFAULT, &share,
 					 status) ||
 		!cli_integer(arguments, "--board-slot", 0, ENGINES_MAX - 1, -1, &slot, status) ||
+		!cli_integer(arguments, "--step-tokens", LEAST_STEP_TOKENS, 65536, 0, &step_tokens,
+					 status) ||
 		!read_log_level(arguments, status))
 		return false;
 	if ((listen_fd < 0) == (cli_value(arguments, "--socket") == NULL))
@@ -65,6 +70,7 @@ read_options(const CliArguments *arguments, ServerOptions *options, Status *stat
 	options->host.cpu.instruction_set = cli_value(arguments, "--instruction-set");
 	options->host.memory_limit = (size_t) megabytes * MEGABYTE;
 	options->host.training_share = (int) share;
+	options->host.step_tokens = (int) step_tokens;
 	return true;
 }
 
@@ -87,6 +93,9 @@ cli_serve(int argc, char **argv)
 		"                             (default: auto)\n"
 		"  --memory-limit-mb N        megabytes for weights and all answers together (default: by "
 		"the model)\n"
+		"  --step-tokens N            tokens that are computed at once, at most, 16 or more; fewer take "
+		"less memory\n"
+		"                             (default: 512)\n"
 		"  --training-share N         percent of the time for a training while others ask, 1 to 99\n"
 		"                             (default: 50)\n"
 		"  --log-level LEVEL          debug, log, warning or error (default: log)\n";
@@ -98,6 +107,7 @@ cli_serve(int argc, char **argv)
 							 {.name = "--weights", .has_value = true},
 							 {.name = "--instruction-set", .has_value = true},
 							 {.name = "--memory-limit-mb", .has_value = true},
+							 {.name = "--step-tokens", .has_value = true},
 							 {.name = "--training-share", .has_value = true},
 							 {.name = "--log-level", .has_value = true},
 							 {.name = NULL}};

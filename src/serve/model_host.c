@@ -84,7 +84,7 @@ load(ModelHost *host, Status *status)
 	size_t		adapters = limit == 0 ? DEFAULT_ADAPTER_BYTES : limit / ADAPTER_PART;
 	ModelOptions options = {.attend_previous = -1, .progress = note_progress, .argument = host,
 		.memory_limit = limit, .adapter_bytes = adapters, .training = true,
-		.weights = host->options.weights};
+		.weights = host->options.weights, .max_step_tokens = host->options.step_tokens};
 	SchedulerOptions scheduler = {0};
 
 	host->arena = arena_create();

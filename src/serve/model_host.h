@@ -32,6 +32,7 @@ typedef struct ModelHostOptions
 	/* bytes of everything that the model takes; 0: the model's default */
 	size_t		memory_limit;
 	int			training_share;	/* percent, 1 .. 99 */
+	int			step_tokens;	/* of a step at most; 0: the model's default */
 } ModelHostOptions;
 
 typedef struct ModelHost

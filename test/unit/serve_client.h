@@ -67,9 +67,14 @@ client_connect(const ServedEngine *engine)
 	return -1;
 }
 
-/* Start an engine for a model directory, with an option, and wait until it listens. */
+/* Options of serve at most, names and values. */
+#define MOST_OPTIONS 16
+
+/*
+ * Start an engine for a model directory, with options up to a NULL, and wait until it listens.
+ */
 static UNIT_UNUSED ServedEngine
-engine_serve_with(const char *model, const char *option, const char *value)
+engine_serve_options(const char *model, const char *const *options)
 {
 	ServedEngine engine = {.directory = "/tmp/mmgpt-serve-XXXXXX"};
 	struct timespec pause = {0, 2000000};
@@ -85,8 +90,12 @@ engine_serve_with(const char *model, const char *option, const char *value)
 	engine.pid = fork();
 	if (engine.pid == 0)
 	{
-		execl("/proc/self/exe", "test", "--serve", model, "--socket", engine.path, "--log-level",
-			  "error", option, value, (char *) NULL);
+		const char *arguments[8 + MOST_OPTIONS] = {"test", "--serve", model, "--socket",
+			engine.path, "--log-level", "error"};
+
+		for (int i = 0; i < MOST_OPTIONS && options[i] != NULL; i++)
+			arguments[7 + i] = options[i];
+		execv("/proc/self/exe", (char **) arguments);
 		_exit(127);
 	}
 	for (int i = 0; i < 15000 && fd < 0; i++)
@@ -98,6 +107,13 @@ engine_serve_with(const char *model, const char *option, const char *value)
 	UNIT_CHECK(fd >= 0);
 	close(fd);
 	return engine;
+}
+
+/* The same with one option. */
+static UNIT_UNUSED ServedEngine
+engine_serve_with(const char *model, const char *option, const char *value)
+{
+	return engine_serve_options(model, (const char *const[]) {option, value, NULL});
 }
 
 /* The same without an option. */

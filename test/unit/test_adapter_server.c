@@ -4,8 +4,7 @@
  */
 #include <jansson.h>
 
-#include "adapter_variants.h"
-#include "serve_client.h"
+#include "adapter_client.h"
 
 #define MODEL_A "test/golden/model-a"
 #define PROMPT "What is in the picture?"
@@ -16,23 +15,12 @@
 /* The digest of the loaded model, as HELLO tells it. */
 static char model_hex[DIGEST_HEX_SIZE];
 
-/* Start an engine and wait until it has its model. */
 static ServedEngine
 serve(const char *memory_limit)
 {
 	ServedEngine engine = engine_serve_with(MODEL_A, "--memory-limit-mb", memory_limit);
-	ClientQuestion tokens = {.kind = WIRE_KIND_TOKEN_COUNT, .prompt = "x"};
-	int			fd = client_open(&engine);
-	ClientFrame frame = client_ask(fd, 1, &tokens);
 
-	free(frame.payload);
-	close(fd);
-	fd = client_connect(&engine);
-	frame = client_read_frame(fd);
-	UNIT_EQUAL_INT(frame.fields.length[WIRE_FIELD_MODEL_DIGEST], 2 * DIGEST_SIZE);
-	memcpy(model_hex, frame.fields.bytes[WIRE_FIELD_MODEL_DIGEST], 2 * DIGEST_SIZE);
-	free(frame.payload);
-	close(fd);
+	client_model_digest(&engine, model_hex);
 	return engine;
 }
 
@@ -59,34 +47,6 @@ send_question(int fd, uint64_t id, uint32_t role, const AdapterVariant *variant,
 		wire_write_bytes(&writer, WIRE_FIELD_ADAPTER_NAME, "mine", 4);
 	}
 	UNIT_CHECK(client_send_frame(fd, WIRE_REQUEST, id, writer.bytes, writer.used));
-}
-
-/* The payload that answers NEED, on the heap. */
-static uint8_t *
-make_files(const AdapterVariant *variant, size_t *length)
-{
-	size_t		size = variant->content.tensors_length + variant->content.config_length + 64;
-	uint8_t    *bytes = malloc(size);
-	WireWriter	writer;
-
-	wire_writer_begin(&writer, bytes, size);
-	wire_write_bytes(&writer, WIRE_FIELD_ADAPTER_CONFIG, variant->content.config,
-					 variant->content.config_length);
-	wire_write_bytes(&writer, WIRE_FIELD_ADAPTER_TENSORS, variant->content.tensors,
-					 variant->content.tensors_length);
-	UNIT_CHECK(!writer.overflow);
-	*length = writer.used;
-	return bytes;
-}
-
-static void
-send_files(int fd, uint64_t id, const AdapterVariant *variant)
-{
-	size_t		length;
-	uint8_t    *bytes = make_files(variant, &length);
-
-	UNIT_CHECK(client_send_frame(fd, WIRE_ADAPTER, id, bytes, length));
-	free(bytes);
 }
 
 /* Read the next frame of a request and check its type. */
