@@ -1,6 +1,7 @@
 """Model directories with random weights, as mmgpt reads them; used by the scripts beside this one."""
 import json
 import os
+import shutil
 
 # what every configuration here has in common
 COMMON = {"add_bos": True, "add_eos": False, "image_mean": [0.48145466, 0.4578275, 0.40821073],
@@ -155,3 +156,15 @@ def write_model(torch, directory, config, tensors):
     with open(os.path.join(directory, "config.json"), "w") as file:
         json.dump(config, file)
     write_safetensors(torch, os.path.join(directory, "model.safetensors"), tensors)
+
+
+def write_decoder_1024(torch, directory, tokenizer):
+    """A model that answers questions about pictures of 224, whose decoder has 16 layers of 1024."""
+    config = configuration(
+        decoder(1024, 2816, 16, 16, 32003),
+        vision={"image_size": 224, "patch_size": 16, "width": 384, "layers": 12, "heads": 6, "mlp_ratio": 4.0,
+                "output_dim": 384, "activation": "quick_gelu", "layer_norm_eps": 1e-5},
+        resampler=LAYER_NORM | {"depth": 2, "heads": 8, "dim_head": 64, "num_latents": 64, "ff_mult": 4},
+        cross=LAYER_NORM | {"every_n_layers": 4, "heads": 8, "dim_head": 64, "ff_mult": 4})
+    write_model(torch, directory, config, draw(torch, config))
+    shutil.copyfile(tokenizer, os.path.join(directory, "tokenizer.model"))

@@ -11,10 +11,14 @@
 #include "clock.h"
 #include "log.h"
 #include "model_text.h"
+#include "pixel_cache.h"
 
 /* Bytes for adapters: this without a memory limit, a part of it otherwise. */
 #define DEFAULT_ADAPTER_BYTES ((size_t) 1 << 30)
 #define ADAPTER_PART 8
+/* Bytes for pictures as they were read: this at most, and a part of a memory limit. */
+#define MOST_PIXEL_BYTES ((size_t) 16 << 20)
+#define PIXEL_PART 64
 
 void
 model_host_wake_io(ModelHost *host)
@@ -82,10 +86,13 @@ load(ModelHost *host, Status *status)
 {
 	size_t		limit = host->options.memory_limit;
 	size_t		adapters = limit == 0 ? DEFAULT_ADAPTER_BYTES : limit / ADAPTER_PART;
+	size_t		pixels = limit == 0 || limit / PIXEL_PART > MOST_PIXEL_BYTES ? MOST_PIXEL_BYTES
+																		  : limit / PIXEL_PART;
 	ModelOptions options = {.attend_previous = -1, .progress = note_progress, .argument = host,
-		.memory_limit = limit, .adapter_bytes = adapters, .training = true,
+		.memory_limit = limit, .adapter_bytes = adapters + pixels, .training = true,
 		.weights = host->options.weights, .max_step_tokens = host->options.step_tokens};
 	SchedulerOptions scheduler = {0};
+	size_t		side;
 
 	host->arena = arena_create();
 	if (host->arena == NULL)
@@ -107,6 +114,10 @@ load(ModelHost *host, Status *status)
 		return false;
 	host->context.model = host->model;
 	host->context.adapters = host->adapters;
+	side = (size_t) model_config(host->model)->vision.image_size;
+	host->context.pixels = pixel_cache_create(pixels, side * side * 3, host->arena, status);
+	if (host->context.pixels == NULL)
+		return false;
 	training_begin(&host->training, host->model, training_done, host);
 	share_begin(&host->share, host->options.training_share);
 	host->scheduler = scheduler_create(host->model, host->tokenizer, &scheduler, status);

@@ -11,6 +11,7 @@
 
 #include "clock.h"
 #include "model_text.h"
+#include "pixel_cache.h"
 #include "request_training.h"
 #include "utf8.h"
 
@@ -340,16 +341,58 @@ request_read_pixels(Request *request, const ModelConfig *config, ImageRules rule
 	return good;
 }
 
+/* The key of the request's file in the cache of pixels; the same whenever it is read alike. */
+static void
+digest_file(const Request *request, uint8_t key[DIGEST_SIZE])
+{
+	TextPart	image = request_text_field(request, WIRE_FIELD_IMAGE);
+	uint64_t	read[2] = {request->owner, wire_get_u64(&request->fields, WIRE_FIELD_MAX_PIXELS,
+														DEFAULT_MAX_PIXELS)};
+	DigestState state;
+
+	digest_begin(&state);
+	digest_add(&state, read, sizeof(read));
+	digest_add(&state, image.text, image.length);
+	digest_end(&state, key);
+}
+
+/* Find the picture where it was read before. */
+static bool
+find_picture(Request *request, PixelCache *cache, const ModelConfig *config,
+			 const uint8_t key[DIGEST_SIZE])
+{
+	size_t		side = (size_t) config->vision.image_size;
+	uint8_t    *pixels = arena_take(request->arena, side * side * 3);
+
+	if (pixels == NULL || !pixel_cache_find(cache, key, pixels, request->pictures.key))
+		return false;
+	request->picture.pixels = pixels;
+	request->pictures.pictures = &request->picture;
+	request->pictures.count = 1;
+	request->pictures.has_key = true;
+	return true;
+}
+
 static bool
 prepare_picture(Request *request, const ModelConfig *config)
 {
+	PixelCache *cache = request->owner == 0 ? NULL : request->context->pixels;
+	uint8_t		key[DIGEST_SIZE];
 	uint8_t    *pixels;
 
 	if (!wire_has(&request->fields, WIRE_FIELD_IMAGE))
 		return true;
+	if (cache != NULL)
+	{
+		digest_file(request, key);
+		if (find_picture(request, cache, config, key))
+			return true;
+	}
 	if (!request_read_pixels(request, config, IMAGE_RULES_DISPLAY, &pixels))
 		return false;
 	request_set_picture(request, config, pixels);
+	if (cache != NULL)
+		pixel_cache_keep(cache, key, pixels, request->pictures.key);
 	return true;
 }
 

@@ -29,6 +29,7 @@ typedef struct ModelContext
 {
 	const Model *model;			/* for what changes nothing in it */
 	AdapterSet *adapters;
+	struct PixelCache *pixels;	/* NULL: none are kept */
 	const ModelConfig *config;
 	const Tokenizer *tokenizer;
 	PromptTemplate prompt_template;
