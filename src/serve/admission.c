@@ -161,8 +161,7 @@ start(Server *server, Request *request)
 	admission_send(request->connection, WIRE_STARTED, request->id, NULL, 0);
 	server->started[server->started_count++] = request;
 	((Connection *) request->connection)->started++;
-	if (request_is_computed(request))
-		model_host_announce(&server->host);
+	model_host_announce(&server->host, request);
 	request_queue_push(&server->preparing, request);
 }
 

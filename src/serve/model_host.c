@@ -30,15 +30,16 @@ model_host_wake_io(ModelHost *host)
 }
 
 void
-model_host_announce(ModelHost *host)
+model_host_announce(ModelHost *host, const Request *request)
 {
-	atomic_fetch_add(&host->coming, 1);
+	if (request_is_computed(request))
+		atomic_fetch_add(&host->elsewhere, 1);
 }
 
 void
-model_host_prepared(ModelHost *host)
+model_host_release(ModelHost *host)
 {
-	if (atomic_fetch_sub(&host->coming, 1) == 1)
+	if (atomic_fetch_sub(&host->elsewhere, 1) == 1 && atomic_load(&host->patient))
 		request_queue_wake(&host->inbox);
 }
 
@@ -64,6 +65,7 @@ request_done(Request *request, void *argument)
 {
 	ModelHost  *host = argument;
 
+	model_host_announce(host, request);
 	request_queue_push(&host->outbox, request);
 	model_host_wake_io(host);
 }
@@ -194,6 +196,8 @@ take_requests(ModelHost *host, bool busy)
 	begin_held(host);
 	for (; request != NULL; request = request_queue_pop(&host->inbox, false))
 	{
+		if (request_is_computed(request))
+			atomic_fetch_sub(&host->elsewhere, 1);
 		if (request_is_training(request))
 			training_take(&host->training, request);
 		else if (!begin(host, request))
@@ -236,16 +240,19 @@ step(ModelHost *host, bool training_waits)
 	return busy;
 }
 
-/* Let the training stand still for requests that are about to come. True if it did. */
+/* Let the training stand still for requests that are about to come or to be sent. True if it did. */
 static bool
 wait_for_requests(ModelHost *host)
 {
-	uint64_t	patience = atomic_load(&host->coming) > 0 ? share_patience(&host->share) : 0;
+	uint64_t	patience = atomic_load(&host->elsewhere) > 0 ? share_patience(&host->share) : 0;
 	uint64_t	begin_ns = clock_now_ns();
 
 	if (patience == 0)
 		return false;
-	request_queue_wait(&host->inbox, patience);
+	atomic_store(&host->patient, true);
+	if (atomic_load(&host->elsewhere) > 0)
+		request_queue_wait(&host->inbox, patience);
+	atomic_store(&host->patient, false);
 	share_count_patience(&host->share, clock_now_ns() - begin_ns);
 	return true;
 }

@@ -70,8 +70,9 @@ typedef struct ModelHost
 	_Atomic uint32_t hold;
 	_Atomic uint32_t hold_seen;
 
-	/* requests that are being prepared and are to be computed; see model_host_announce */
-	_Atomic uint32_t coming;
+	/* requests in the hands of other threads that are to be computed or were */
+	_Atomic uint32_t elsewhere;
+	atomic_bool patient;		/* the training stands still for them */
 
 	_Atomic uint32_t progress;	/* of loading, in 1/1000 */
 
@@ -85,11 +86,11 @@ extern bool model_host_start(ModelHost *host, const ModelHostOptions *options, i
 							 RequestQueue *preparing, Status *status);
 
 /*
- * A request that is to be computed goes to a preparer: while there are such, the training may stand
- * still. The preparer calls the other one, after it handed on what is to be computed.
+ * A request that is to be computed is about to be prepared, or came back and was answered. While any
+ * is in the hands of another thread, the training may stand still.
  */
-extern void model_host_announce(ModelHost *host);
-extern void model_host_prepared(ModelHost *host);
+extern void model_host_announce(ModelHost *host, const Request *request);
+extern void model_host_release(ModelHost *host);
 
 /* Make the IO thread look at the outbox and the state. */
 extern void model_host_wake_io(ModelHost *host);

@@ -144,16 +144,12 @@ prepare_requests(void *argument)
 	for (;;)
 	{
 		Request    *request = request_queue_pop(&server->preparing, true);
-		bool		computed;
 		bool		good;
 
 		if (request == NULL)
 			return NULL;
-		computed = request_is_computed(request);
 		good = prepare(request, &server->host.context);
 		request_queue_push(good ? &server->host.inbox : &server->host.outbox, request);
-		if (computed)
-			model_host_prepared(&server->host);
 		if (!good)
 			model_host_wake_io(&server->host);
 	}
@@ -431,7 +427,13 @@ take_finished(Server *server)
 
 	(void) length;
 	while ((request = request_queue_pop(&server->host.outbox, false)) != NULL)
+	{
+		bool		computed = request_is_computed(request);
+
 		admission_finish(server, request);
+		if (computed)
+			model_host_release(&server->host);
+	}
 }
 
 static void
