@@ -140,6 +140,20 @@ generation_stops(const Generation *generation, const int32_t *tokens, int count,
 	return text != NULL && find_stop(generation, text, length) < length;
 }
 
+bool
+generation_has_enough(const Generation *generation, const Tokenizer *tokenizer, Arena *scratch)
+{
+	size_t		length;
+	char	   *text;
+	Status		status;
+
+	if (generation->enough == NULL)
+		return false;
+	text = tokenizer_decode(tokenizer, generation->tokens, generation->count, scratch, &length,
+							&status);
+	return text != NULL && generation->enough(text, find_stop(generation, text, length));
+}
+
 char *
 generation_text(const Generation *generation, const Tokenizer *tokenizer, size_t *length,
 				Status *status)

@@ -25,7 +25,7 @@ typedef enum Finish
 	FINISH_NONE,
 	FINISH_EOS,					/* the end token was chosen */
 	FINISH_LENGTH,				/* max_tokens or the context is used up */
-	FINISH_STOP,				/* a new block or a stop string began */
+	FINISH_STOP,				/* a new block or a stop string began, or it was enough */
 	FINISH_SCORED,				/* all log-probabilities are there */
 	FINISH_FAILED,				/* see status */
 	FINISH_CANCELLED
@@ -61,6 +61,8 @@ struct Generation
 	uint64_t	owner;			/* who asks: only their own sequences are reused; 0: nobody's */
 	const atomic_bool *cancelled;	/* set by any thread to give up; NULL: never */
 	const RequestOptions *options;	/* stop strings and faults; NULL: none */
+	/* whether what was answered so far is all that is wanted; NULL: wait for the end */
+	bool		(*enough) (const char *text, size_t length);
 	bool		allow_special;	/* <image> and the like may be chosen (command line) */
 	const uint32_t *allowed_first;	/* bits [V] for the first token; NULL: all ordinary ones */
 	const uint32_t *allowed_rest;	/* for the others */
@@ -106,6 +108,10 @@ extern int	generation_length(const Generation *generation);
  */
 extern bool generation_stops(const Generation *generation, const int32_t *tokens, int count,
 							 const Tokenizer *tokenizer, Arena *scratch);
+
+/* Whether the answer so far is enough. */
+extern bool generation_has_enough(const Generation *generation, const Tokenizer *tokenizer,
+								  Arena *scratch);
 
 /*
  * The text of the answer: decoded without the end token, cut before a stop, stripped of white

@@ -3,7 +3,7 @@
  * what its results mean. Runs on the scheduler's thread.
  *
  *	chat, caption	one generation, its text
- *	count			a greedy generation, its first number; if there is none, a second one in
+ *	count			a greedy generation up to its first number; if there is none, a second one in
  *					which only digits may be chosen
  *	the others		request_scores.c: log-probabilities of given answers
  */
@@ -162,6 +162,8 @@ submit_generation(Request *request)
 		request_complete(request);
 		return;
 	}
+	if (request->kind == WIRE_KIND_COUNT)
+		generation->enough = answer_settles_number;
 	if (request->counting_digits)
 	{
 		generation->allowed_first = request->context->digits_first;

@@ -37,8 +37,9 @@ take_token(Scheduler *scheduler, Generation *generation, Choice choice)
 	if (choice.token == generation->eos)
 		finish_running(scheduler, generation, FINISH_EOS);
 	else if (!generation->allow_special &&
-			 generation_stops(generation, generation->tokens, generation->count,
-							  scheduler->tokenizer, scheduler->scratch))
+			 (generation_stops(generation, generation->tokens, generation->count,
+							   scheduler->tokenizer, scheduler->scratch) ||
+			  generation_has_enough(generation, scheduler->tokenizer, scheduler->scratch)))
 		finish_running(scheduler, generation, FINISH_STOP);
 	else if (generation->count >= generation->max_tokens)
 		finish_running(scheduler, generation, FINISH_LENGTH);

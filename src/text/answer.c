@@ -270,3 +270,14 @@ answer_find_number(const char *text, size_t length, int *number)
 	}
 	return false;
 }
+
+bool
+answer_settles_number(const char *text, size_t length)
+{
+	int			number;
+
+	/* no word, group of digits or fraction goes on across a space */
+	while (length > 0 && text[length - 1] != ' ' && text[length - 1] != '\n')
+		length--;
+	return answer_find_number(text, length, &number);
+}

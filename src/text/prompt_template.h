@@ -132,4 +132,10 @@ extern size_t answer_find_stop(const char *text, size_t length);
  */
 extern bool answer_find_number(const char *text, size_t length, int *number);
 
+/*
+ * Whether the beginning of an answer holds its first number, however the answer goes on: the number
+ * and the space behind it.
+ */
+extern bool answer_settles_number(const char *text, size_t length);
+
 #endif

@@ -216,6 +216,35 @@ UNIT_TEST(numbers_are_found_in_answers)
 	}
 }
 
+/* What settles the number may be followed by anything: it stays the answer's first. */
+UNIT_TEST(a_settled_number_is_the_first_one_of_the_whole_answer)
+{
+	static const char *const settled = "There are 3 ";
+	static const char *const rests[] = {"", "dogs.", "000 dogs", "-4", "5"};
+
+	for (size_t i = 0; i < sizeof(number_cases) / sizeof(number_cases[0]); i++)
+		for (size_t length = 0; length <= strlen(number_cases[i].text); length++)
+		{
+			int			number = -1;
+
+			if (answer_settles_number(number_cases[i].text, length) &&
+				(!answer_find_number(number_cases[i].text, length, &number) ||
+				 number != number_cases[i].number))
+				UNIT_FAIL("\"%.*s\" does not settle the number of \"%s\"", (int) length,
+						  number_cases[i].text, number_cases[i].text);
+		}
+	for (size_t length = 0; length <= strlen(settled); length++)
+		UNIT_CHECK(answer_settles_number(settled, length) == (length == strlen(settled)));
+	for (size_t i = 0; i < sizeof(rests) / sizeof(rests[0]); i++)
+	{
+		char		text[64];
+		int			number = -1;
+
+		snprintf(text, sizeof(text), "%s%s", settled, rests[i]);
+		UNIT_CHECK(answer_find_number(text, strlen(text), &number) && number == 3);
+	}
+}
+
 int
 main(int argc, char **argv)
 {
