@@ -205,11 +205,11 @@ ask_engine(const char *const *options, bool together, Scene *scene, ClientFrame 
 	UNIT_EQUAL_INT(engine_end(&engine), 0);
 }
 
+/* Ask alone, and together of an engine with these options, and compare. */
 static void
-check_format(const char *format)
+check_company(const char *format, const char *const *together)
 {
 	const char *const alone[] = {"--weights", format, "--threads", "1", "--step-tokens", "16", NULL};
-	const char *const together[] = {"--weights", format, "--threads", "3", NULL};
 	Scene		scene = open_scene();
 	ClientFrame expected[REQUESTS];
 	ClientFrame ends[REQUESTS];
@@ -225,6 +225,12 @@ check_format(const char *format)
 		free(expected[i].payload);
 	}
 	close_scene(&scene);
+}
+
+static void
+check_format(const char *format)
+{
+	check_company(format, (const char *const[]) {"--weights", format, "--threads", "3", NULL});
 }
 
 UNIT_TEST(company_threads_and_pieces_change_no_bit_in_f32)
@@ -245,6 +251,70 @@ UNIT_TEST(nor_in_8_bits)
 UNIT_TEST(nor_in_4_bits)
 {
 	check_format("q4");
+}
+
+/* Whether the model's memory is enough. */
+static bool
+is_loaded(const ServedEngine *engine)
+{
+	ClientQuestion tokens = {.kind = WIRE_KIND_TOKEN_COUNT, .prompt = "x"};
+	int			fd = client_open(engine);
+	ClientFrame frame = client_ask(fd, 1, &tokens);
+	bool		loaded = frame.header.type == WIRE_ANSWER;
+
+	free(frame.payload);
+	close(fd);
+	return loaded;
+}
+
+/* The least --memory-limit-mb that the model loads with: room for one context and little more. */
+static const char *
+least_limit(void)
+{
+	static char text[16];
+
+	for (int megabytes = 8; megabytes < 200; megabytes++)
+	{
+		ServedEngine engine;
+		bool		loaded;
+
+		snprintf(text, sizeof(text), "%d", megabytes);
+		engine = engine_serve_options(MODEL_A, (const char *const[]) {
+			"--memory-limit-mb", text, "--weights", "f32", NULL});
+		loaded = is_loaded(&engine);
+		engine_end(&engine);
+		if (loaded)
+			break;
+	}
+	return text;
+}
+
+UNIT_TEST(without_room_for_all_they_wait_and_none_fails)
+{
+	const char *const options[] = {"--memory-limit-mb", least_limit(), "--weights", "f32", NULL};
+	ClientQuestion large = {.kind = WIRE_KIND_CHAT, .prompt = "Tell me a story.",
+		.options = "{\"max_tokens\": 1900, \"num_beams\": 16}"};
+	ServedEngine engine;
+	ClientFrame frame;
+	Status		status;
+	int			fd;
+
+	check_company("f32", options);
+	/* what would not fit alone is told so */
+	engine = engine_serve_options(MODEL_A, options);
+	fd = client_open(&engine);
+	frame = client_ask(fd, 1, &large);
+	if (UNIT_EQUAL_INT(frame.header.type, WIRE_ERROR))
+	{
+		wire_get_status(&frame.fields, &status);
+		UNIT_EQUAL_INT(status.code, STATUS_OUT_OF_MEMORY);
+		UNIT_CONTAINS(status.message, "exceeds the engine's memory for keys and values");
+		UNIT_CONTAINS(status.detail, "It needs ");
+		UNIT_CONTAINS(status.hint, "mmgpt.memory_limit");
+	}
+	free(frame.payload);
+	close(fd);
+	UNIT_EQUAL_INT(engine_end(&engine), 0);
 }
 
 int
