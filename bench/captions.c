@@ -87,7 +87,8 @@ ask(int fd, uint64_t id, int number)
 		give_up("send");
 	for (size_t sent = 0; sent < pictures[number].length;)
 	{
-		ssize_t		more = send(fd, pictures[number].bytes + sent, pictures[number].length - sent, 0);
+		ssize_t		more = send(fd, pictures[number].bytes + sent, pictures[number].length - sent,
+								0);
 
 		if (more < 0)
 			give_up("send");

@@ -240,7 +240,7 @@ step(ModelHost *host, bool training_waits)
 	return busy;
 }
 
-/* Let the training stand still for requests that are about to come or to be sent. True if it did. */
+/* Let the training stand still for requests that other threads have now. True if it did. */
 static bool
 wait_for_requests(ModelHost *host)
 {

@@ -86,8 +86,8 @@ extern bool model_host_start(ModelHost *host, const ModelHostOptions *options, i
 							 RequestQueue *preparing, Status *status);
 
 /*
- * A request that is to be computed is about to be prepared, or came back and was answered. While any
- * is in the hands of another thread, the training may stand still.
+ * A request that is to be computed goes to another thread, or was and goes back; and one of these
+ * was answered. While another thread has any, the training may stand still.
  */
 extern void model_host_announce(ModelHost *host, const Request *request);
 extern void model_host_release(ModelHost *host);

@@ -42,7 +42,8 @@ take_arrays(Scheduler *scheduler, const ModelConfig *config)
 	scheduler->choices = calloc((size_t) scheduler->max_logits, sizeof(Choice));
 	scheduler->ordinary = calloc(((size_t) config->decoder.vocabulary + 31) / 32, sizeof(uint32_t));
 	scheduler->scratch = arena_create();
-	return scheduler->running != NULL && scheduler->claims != NULL && scheduler->items != NULL && scheduler->parts != NULL &&
+	return scheduler->running != NULL && scheduler->claims != NULL && scheduler->items != NULL &&
+		scheduler->parts != NULL &&
 		scheduler->ids != NULL && scheduler->rules != NULL && scheduler->choices != NULL &&
 		scheduler->ordinary != NULL && scheduler->scratch != NULL;
 }

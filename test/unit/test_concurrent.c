@@ -61,8 +61,8 @@ static const struct
 	{WIRE_KIND_COUNT, "dogs", NULL, true, false},
 	{WIRE_KIND_SCORE, "Is there a cat?", NULL, true, false},
 	{WIRE_KIND_CHAT_TURN, "What is this?", "{\"max_tokens\": 20, \"logprobs\": true}", true, false},
-	{WIRE_KIND_CHAT_TURN, "Tell me a story of a long way home through the hills and over the river, "
-		"of a bridge that was not there, of a boat that was, and of all who waited for the end.",
+	{WIRE_KIND_CHAT_TURN, "Tell me a story of a long way home through the hills and over the "
+		"river, of a bridge that was not there, of a boat that was, and of all who waited for the end.",
 		"{\"max_tokens\": 20, \"logprobs\": true, \"temperature\": 1, \"seed\": 4}", false, false},
 	{WIRE_KIND_CLASSIFY, NULL, NULL, true, true},
 	{WIRE_KIND_CHAT, "Name a fruit.", "{\"max_tokens\": 8, \"num_beams\": 3}", false, false},
@@ -209,7 +209,8 @@ ask_engine(const char *const *options, bool together, Scene *scene, ClientFrame 
 static void
 check_company(const char *format, const char *const *together)
 {
-	const char *const alone[] = {"--weights", format, "--threads", "1", "--step-tokens", "16", NULL};
+	const char *const alone[] = {"--weights", format, "--threads", "1", "--step-tokens", "16",
+		NULL};
 	Scene		scene = open_scene();
 	ClientFrame expected[REQUESTS];
 	ClientFrame ends[REQUESTS];
@@ -220,7 +221,7 @@ check_company(const char *format, const char *const *together)
 	{
 		if (ends[i].header.length != expected[i].header.length || ends[i].payload == NULL ||
 			memcmp(ends[i].payload, expected[i].payload, ends[i].header.length) != 0)
-			UNIT_FAIL("%s, request %d: the answer in company differs from the one alone", format, i);
+			UNIT_FAIL("%s, request %d: another answer in company than alone", format, i);
 		free(ends[i].payload);
 		free(expected[i].payload);
 	}

@@ -273,7 +273,7 @@ UNIT_TEST(an_answer_goes_on_while_pictures_are_encoded)
 
 /* ---- room ---- */
 
-/* A model whose memory holds the keys and values of few contexts: the least limit that it opens with. */
+/* A model with the least memory limit that it opens with: it holds the keys of few contexts. */
 static Bench
 open_small_bench(void)
 {
