@@ -93,6 +93,8 @@ typedef struct QuantizedProduct
 	float	   *sums;
 	const uint8_t *ahead;		/* will be read soon: for each block so many lines are asked for */
 	int			ahead_lines;
+	/* 4 bits, weights that go by once: how far ahead they are asked for, evenly; 0: not at all */
+	size_t		stream_ahead;
 } QuantizedProduct;
 
 typedef struct Kernels

@@ -165,6 +165,7 @@ quantized_tile(const bool four, const int rows, const QuantizedProduct *product)
 	const size_t x_stride = product->x_stride;
 	const uint8_t *weights = product->weights;
 	const uint8_t *ahead = product->ahead;
+	const size_t stream = product->stream_ahead;
 	float	   *sums = product->sums;
 	Vector		sum[QUANTIZED_REGISTER_ROWS][PANEL_VECTORS];
 
@@ -192,6 +193,11 @@ quantized_tile(const bool four, const int rows, const QuantizedProduct *product)
 		{
 			IntVector	w[PANEL_VECTORS];
 
+			if (four && stream > 0)
+			{
+				__builtin_prefetch(weights + stream + group * 2 * CACHE_LINE);
+				__builtin_prefetch(weights + stream + group * 2 * CACHE_LINE + CACHE_LINE);
+			}
 			UNROLL for (int v = 0; v < PANEL_VECTORS; v++)
 				w[v] = v_load_codes(four, codes, group, v);
 			UNROLL for (int r = 0; r < rows; r++)
