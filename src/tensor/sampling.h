@@ -27,6 +27,12 @@ extern int	sampling_distribution(const float *logits, int vocabulary, const Choi
  */
 extern double sampling_random(uint64_t seed, uint64_t counter);
 
+/*
+ * Draw a token: the candidate in whose share of [0, 1) the rule's random number falls. -1 when
+ * memory is out.
+ */
+extern int32_t sampling_draw(const float *logits, int vocabulary, const ChoiceRule *rule);
+
 /* Whether a token counts in the softmax. */
 extern bool sampling_allowed(const ChoiceRule *rule, int32_t token);
 
