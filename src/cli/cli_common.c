@@ -142,21 +142,18 @@ cli_fail(const Status *status)
 bool
 cli_open_backend(const CliArguments *arguments, CliModel *opened, Status *status)
 {
-	const char *device = cli_value(arguments, "--device");
-	CpuOptions	options = {0, cli_value(arguments, "--instruction-set")};
+	DeviceOptions options = {cli_value(arguments, "--device"),
+							 {0, cli_value(arguments, "--instruction-set")}};
 	long		threads;
 
-	if (device != NULL && strcmp(device, "cpu") != 0 && strcmp(device, "auto") != 0)
-		return status_set(status, STATUS_NOT_SUPPORTED,
-						  "device \"%s\" is not supported by this build", device);
 	if (!cli_integer(arguments, "--threads", 0, 1024, 0, &threads, status))
 		return false;
-	options.threads = (int) threads;
+	options.cpu.threads = (int) threads;
 	if (opened->arena == NULL)
 		opened->arena = arena_create();
 	if (opened->arena == NULL)
 		return status_out_of_memory(status, 0);
-	opened->backend = backend_open_cpu(&options, status);
+	opened->backend = backend_open(&options, status);
 	return opened->backend != NULL;
 }
 

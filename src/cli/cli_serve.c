@@ -35,7 +35,6 @@ read_log_level(const CliArguments *arguments, Status *status)
 static bool
 read_options(const CliArguments *arguments, ServerOptions *options, Status *status)
 {
-	const char *device = cli_value(arguments, "--device");
 	long		threads;
 	long		listen_fd;
 	long		megabytes;
@@ -55,9 +54,6 @@ read_options(const CliArguments *arguments, ServerOptions *options, Status *stat
 		return false;
 	if ((listen_fd < 0) == (cli_value(arguments, "--socket") == NULL))
 		return status_set(status, STATUS_USAGE, "either --socket or --listen-fd has to be given");
-	if (device != NULL && strcmp(device, "cpu") != 0 && strcmp(device, "auto") != 0)
-		return status_set(status, STATUS_NOT_SUPPORTED,
-						  "device \"%s\" is not supported by this build", device);
 	if (!weight_format_read(cli_value(arguments, "--weights"), &options->host.weights, status))
 		return false;
 	options->listen_fd = (int) listen_fd;
@@ -66,6 +62,7 @@ read_options(const CliArguments *arguments, ServerOptions *options, Status *stat
 	options->board_slot = (int) slot;
 	options->sandbox = true;
 	options->host.directory = arguments->positional[0];
+	options->host.device = cli_value(arguments, "--device");
 	options->host.cpu.threads = (int) threads;
 	options->host.cpu.instruction_set = cli_value(arguments, "--instruction-set");
 	options->host.memory_limit = (size_t) megabytes * MEGABYTE;
@@ -86,7 +83,7 @@ cli_serve(int argc, char **argv)
 		"                             whose end ends the engine\n"
 		"  --board-slot N             tell the load in this slot of the file inherited as "
 		"descriptor 4\n"
-		"  --device cpu|auto          where to compute (default: auto)\n"
+		"  --device auto|cpu|cuda[:N]  where to compute (default: auto)\n"
 		"  --threads N                threads (default: all cores)\n"
 		"  --weights f32|bf16|q8|q4   format to compute in (default: as stored)\n"
 		"  --instruction-set NAME     auto, avx512bf16, avx512vnni, avx512, avx2 or portable\n"

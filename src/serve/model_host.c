@@ -99,7 +99,13 @@ load(ModelHost *host, Status *status)
 	host->arena = arena_create();
 	if (host->arena == NULL)
 		return status_out_of_memory(status, 0);
-	host->backend = backend_open_cpu(&host->options.cpu, status);
+	if (!status_good(&host->options.cuda_status))
+	{
+		*status = host->options.cuda_status;
+		return false;
+	}
+	host->backend = host->options.cuda != NULL ? host->options.cuda
+		: backend_open_cpu(&host->options.cpu, status);
 	if (host->backend == NULL)
 		return false;
 	host->model = model_open(host->options.directory, host->backend, &options, status);
@@ -300,6 +306,12 @@ host_main(void *argument)
 	model_host_wake_io(host);
 	run(host);
 	return NULL;
+}
+
+void
+model_host_open_device(ModelHostOptions *options)
+{
+	backend_open_cuda(options->device, &options->cuda, &options->cuda_status);
 }
 
 bool

@@ -27,6 +27,10 @@ typedef enum HostState
 typedef struct ModelHostOptions
 {
 	const char *directory;
+	const char *device;			/* as for backend_open_cuda */
+	/* The CUDA device, opened before the sandbox closed its files; NULL: none, or see cuda_status. */
+	Backend    *cuda;
+	Status		cuda_status;
 	CpuOptions	cpu;
 	WeightFormat weights;
 	/* bytes of everything that the model takes; 0: the model's default */
@@ -80,6 +84,12 @@ typedef struct ModelHost
 	SchedulerCounters counters;	/* a copy after every step */
 	TrainingCounters training_counters;	/* the same */
 } ModelHost;
+
+/*
+ * Open the CUDA device that the options mean, before sandbox_enter: its files are opened for writing.
+ * A failure is told to those who ask, as any of a model that can't be loaded.
+ */
+extern void model_host_open_device(ModelHostOptions *options);
 
 /* Start the thread. Requests that preparers have to finish go to the queue `preparing`. */
 extern bool model_host_start(ModelHost *host, const ModelHostOptions *options, int wake_fd,

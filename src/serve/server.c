@@ -208,6 +208,7 @@ begin(Server *server, Status *status)
 						  strerror(errno));
 	if (server->options.board_slot >= 0 && !map_slot(server, status))
 		return false;
+	model_host_open_device(&server->options.host);
 	if (server->options.sandbox && !sandbox_enter(status))
 		log_write(ENGINE_WARNING, "%s", status->message);
 	return watch(server, server->options.listen_fd, EPOLLIN, &listen_mark, status) &&

@@ -26,7 +26,7 @@
 #include "tensor.h"
 
 /* Raised with every change of this file; a library of another version is refused. */
-#define BACKEND_VERSION 3
+#define BACKEND_VERSION 4
 
 /* Keys in one page of a KvPool. */
 #define KV_PAGE_KEYS 32
@@ -365,5 +365,22 @@ typedef struct CpuOptions
  * lacks.
  */
 extern Backend *backend_open_cpu(const CpuOptions *options, Status *status);
+
+/*
+ * Open the CUDA device that a text means: "cuda" or "cuda:N". NULL and "auto" mean the first device
+ * where there is one. *backend is NULL after success when the processor is meant: "cpu", or auto
+ * without a device. STATUS_NOT_SUPPORTED: the library mmgpt_cuda.so is missing beside the program,
+ * of another version, or finds no such device; STATUS_USAGE: the text is none of these. (backend_load.c)
+ */
+extern bool backend_open_cuda(const char *device, Backend **backend, Status *status);
+
+typedef struct DeviceOptions
+{
+	const char *device;			/* as for backend_open_cuda */
+	CpuOptions	cpu;			/* where that is the processor */
+} DeviceOptions;
+
+/* Open the backend of a device. */
+extern Backend *backend_open(const DeviceOptions *options, Status *status);
 
 #endif
