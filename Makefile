@@ -2,6 +2,7 @@
 #
 #	make			the engine and the extension
 #	make engine		build/mmgpt-engine only; needs no PostgreSQL
+#	make cuda		build/mmgpt_cuda.so for NVIDIA GPUs, with CUDA's compiler (CUDA=/usr/local/cuda)
 #	make test		everything, tested (SANITIZE=1: under address and undefined-behaviour sanitizers)
 #	make install	into the server that PG_CONFIG names (DESTDIR is honoured)
 #	make demo		a private server with pictures to ask about
@@ -66,6 +67,88 @@ $(BUILD)/%.cc.o: src/%.cc
 	$(CXX) -O2 -g -std=c++17 -fvisibility=hidden -Wall -Wextra $(SANITIZER_FLAGS) -MMD -MP $(SEE_$(firstword $(subst /, ,$*))) -c -o $@ $<
 
 -include $(ENGINE_OBJECTS:.o=.d)
+
+# ---------------------------------------------------------------------------
+# The CUDA library, and the same sources compiled for the host, which tests load.
+#
+#	make cuda				build/mmgpt_cuda.so, for sm_80, sm_90, sm_100 and what follows
+#	make cuda-report		and what each of its kernels takes
+#	make cuda-on-host		build/cuda_on_host/{plain,asan,race}/mmgpt_cuda.so; needs CUDA's headers and g++
+# ---------------------------------------------------------------------------
+
+CUDA ?= /usr/local/cuda
+NVCC ?= $(CUDA)/bin/nvcc
+CUDA_HEADERS := $(wildcard $(CUDA)/include/cublasLt.h)
+
+SEE_cuda := -Isrc/base -Isrc/tensor
+CUDA_SOURCES := $(wildcard cuda/*.cu)
+# what the library shares with the engine, compiled once more for it
+CUDA_SHARED := base/status base/utf8 tensor/tensor tensor/quantize tensor/sampling
+
+NVCC_FLAGS := -std=c++20 -O3 -lineinfo -Werror all-warnings -Xfatbin -compress-all \
+	-Xcompiler -Wall,-Wextra,-Wno-unused-parameter,-fPIC,-fvisibility=hidden \
+	-Xptxas -v,-warn-spills,-warn-lmem-usage,-warn-double-usage \
+	-gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 \
+	-gencode arch=compute_100,code=[sm_100,compute_100]
+CUDA_OBJECTS := $(patsubst cuda/%,build/cuda/%.o,$(CUDA_SOURCES))
+CUDA_SHARED_OBJECTS := $(patsubst %,build/cuda/%.c.o,$(CUDA_SHARED))
+
+.PHONY: cuda
+cuda: build/mmgpt_cuda.so
+
+build/mmgpt_cuda.so: $(CUDA_OBJECTS) $(CUDA_SHARED_OBJECTS)
+	$(NVCC) -shared -cudart static -o $@ $^ -ldl
+
+# the compiler's report of registers and shared memory is kept beside the object
+build/cuda/%.cu.o: cuda/%.cu
+	@mkdir -p $(@D)
+	$(NVCC) $(NVCC_FLAGS) -MMD -MP $(SEE_cuda) -c -o $@ $< 2>$@.log || { cat $@.log; exit 1; }
+
+build/cuda/%.c.o: src/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_COMMON) -fPIC -MMD -MP $(SEE_cuda) -c -o $@ $<
+
+# registers, shared memory and spills of every kernel; a spill is an error of the compilation
+.PHONY: cuda-report
+cuda-report: build/mmgpt_cuda.so
+	@cat $(CUDA_OBJECTS:=.log) | c++filt | tools/cuda-report
+
+HOST_SOURCES := $(wildcard test/cuda_on_host/*.cpp)
+HOST_CUDA_SOURCES := $(filter-out cuda/cublas_load.cu,$(CUDA_SOURCES))
+HOST_CUDA_FLAGS := -std=c++20 -g -mavx2 -mfma -ffp-contract=off -fPIC -fvisibility=hidden -Wall -Wextra \
+	-Wno-unused-parameter -Wno-unknown-pragmas -isystem $(CUDA)/include -Itest/cuda_on_host -Icuda $(SEE_cuda)
+HOST_FLAGS_plain := -O2
+HOST_FLAGS_asan := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+# kernels are instrumented, but not linked with the sanitizer: test/cuda_on_host/race.cpp is told
+HOST_FLAGS_race := -O1 -DCUDA_ON_HOST_RACE
+HOST_KERNEL_FLAGS_race := -fsanitize=thread
+
+.PHONY: cuda-on-host
+cuda-on-host: $(foreach b,plain asan race,build/cuda_on_host/$(b)/mmgpt_cuda.so)
+
+define cuda_on_host_rules
+build/cuda_on_host/$(1)/mmgpt_cuda.so: \
+		$(patsubst %,build/cuda_on_host/$(1)/%.o,$(HOST_CUDA_SOURCES) $(HOST_SOURCES) \
+			$(addprefix src/,$(addsuffix .c,$(CUDA_SHARED))))
+	$(CXX) -shared -Wl,-z,defs -Wl,--allow-shlib-undefined $(filter -fsanitize=address%,$(HOST_FLAGS_$(1))) -o $$@ $$^ -ldl
+
+build/cuda_on_host/$(1)/%.cu.o: %.cu
+	@mkdir -p $$(@D)
+	$(CXX) -x c++ $(HOST_CUDA_FLAGS) $(HOST_FLAGS_$(1)) $(HOST_KERNEL_FLAGS_$(1)) -MMD -MP -c -o $$@ $$<
+
+build/cuda_on_host/$(1)/%.cpp.o: %.cpp
+	@mkdir -p $$(@D)
+	$(CXX) $(HOST_CUDA_FLAGS) $(HOST_FLAGS_$(1)) -MMD -MP -c -o $$@ $$<
+
+build/cuda_on_host/$(1)/%.c.o: %.c
+	@mkdir -p $$(@D)
+	$(CC) $(CFLAGS_COMMON) $(HOST_FLAGS_$(1)) -fPIC -MMD -MP $(SEE_cuda) -c -o $$@ $$<
+
+-include $$(wildcard build/cuda_on_host/$(1)/*/*.d build/cuda_on_host/$(1)/*/*/*.d)
+endef
+$(foreach b,plain asan race,$(eval $(call cuda_on_host_rules,$(b))))
+
+-include $(CUDA_OBJECTS:.o=.d) $(CUDA_SHARED_OBJECTS:.o=.d)
 
 # ---------------------------------------------------------------------------
 # The extension: mmgpt.so from src/pg, src/wire and src/base, built by PGXS.

@@ -127,25 +127,20 @@ typedef struct Engine
 	Status		status;			/* of the last failure */
 } Engine;
 
-/* attend_previous as in ModelOptions. */
+/* A model on a backend, which it takes over. attend_previous as in ModelOptions. */
 static UNIT_UNUSED Engine
-engine_open_format(const char *directory, const char *instruction_set, int threads,
-				   int attend_previous, WeightFormat weights)
+engine_open_on(const char *directory, Backend *backend, int attend_previous, WeightFormat weights)
 {
-	CpuOptions	cpu = {threads, instruction_set};
 	ModelOptions options = {.weights = weights,
 							.attend_previous = attend_previous,
 							.max_step_tokens = 512,
 							.max_step_logits = 256,
 							.max_images = 4};
 	SpecialTokens special;
-	Engine		engine = {0};
+	Engine		engine = {.backend = backend};
 	char		path[256];
 
 	engine.arena = arena_create();
-	engine.backend = backend_open_cpu(&cpu, &engine.status);
-	if (engine.backend == NULL)
-		engine_bail(instruction_set, &engine.status);
 	engine.model = model_open(directory, engine.backend, &options, &engine.status);
 	if (engine.model == NULL)
 		engine_bail(directory, &engine.status);
@@ -158,6 +153,19 @@ engine_open_format(const char *directory, const char *instruction_set, int threa
 	if (engine.tokenizer == NULL)
 		engine_bail(path, &engine.status);
 	return engine;
+}
+
+static UNIT_UNUSED Engine
+engine_open_format(const char *directory, const char *instruction_set, int threads,
+				   int attend_previous, WeightFormat weights)
+{
+	CpuOptions	cpu = {threads, instruction_set};
+	Status		status;
+	Backend    *backend = backend_open_cpu(&cpu, &status);
+
+	if (backend == NULL)
+		engine_bail(instruction_set, &status);
+	return engine_open_on(directory, backend, attend_previous, weights);
 }
 
 /* In f32, as the golden data was computed. */
