@@ -2,7 +2,8 @@
 #
 #	make			the engine and the extension
 #	make engine		build/mmgpt-engine only; needs no PostgreSQL
-#	make cuda		build/mmgpt_cuda.so for NVIDIA GPUs, with CUDA's compiler (CUDA=/usr/local/cuda)
+#	make cuda		build/mmgpt_cuda.so for NVIDIA GPUs, with CUDA's compiler (CUDA=/usr/local/cuda);
+#					make install takes it along
 #	make test		everything, tested (SANITIZE=1: under address and undefined-behaviour sanitizers)
 #	make install	into the server that PG_CONFIG names (DESTDIR is honoured)
 #	make demo		a private server with pictures to ask about
@@ -210,6 +211,9 @@ install-engine: engine installdirs
 	$(MKDIR_P) '$(DESTDIR)$(pkglibdir)' '$(DESTDIR)$(bindir)'
 	$(INSTALL_PROGRAM) $(BUILD)/mmgpt-engine '$(DESTDIR)$(pkglibdir)/mmgpt-engine'
 	ln -sfr '$(DESTDIR)$(pkglibdir)/mmgpt-engine' '$(DESTDIR)$(bindir)/mmgpt-engine'
+ifneq ($(wildcard build/mmgpt_cuda.so),)
+	$(INSTALL_SHLIB) build/mmgpt_cuda.so '$(DESTDIR)$(pkglibdir)/mmgpt_cuda.so'
+endif
 
 install-demo-model: installdirs
 	$(MKDIR_P) '$(DESTDIR)$(demo_model_folder)'
@@ -219,6 +223,7 @@ uninstall: uninstall-engine
 
 uninstall-engine:
 	rm -f '$(DESTDIR)$(bindir)/mmgpt-engine' '$(DESTDIR)$(pkglibdir)/mmgpt-engine'
+	rm -f '$(DESTDIR)$(pkglibdir)/mmgpt_cuda.so'
 	rm -rf '$(DESTDIR)$(datadir)/extension/mmgpt'
 
 endif

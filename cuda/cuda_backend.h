@@ -102,6 +102,8 @@ element_grid(int64_t columns, int rows)
 /* memory.cu */
 extern bool cuda_memory_begin(CudaBackend *cuda, Status *status);
 extern void cuda_memory_end(CudaBackend *cuda);
+extern bool cuda_alive(Backend *backend);
+extern size_t cuda_memory_room(Backend *backend);
 extern bool cuda_allocate(Backend *backend, size_t bytes, void **address, Status *status);
 extern void cuda_release(Backend *backend, void *address);
 extern void cuda_upload(Backend *backend, void *to, const void *from, size_t bytes);

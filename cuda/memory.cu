@@ -11,6 +11,13 @@
 
 #define HALVES 2
 
+/*
+ * Left free for the backend's own: cuBLASLt, rounded rows, weights turned for gradients. An eighth of
+ * what is free, at most RESERVE.
+ */
+#define RESERVE ((size_t) 1 << 30)
+#define RESERVE_PART 8
+
 /* Places in the staging buffer, so that no two uploads share a line of the bus. */
 #define STAGING_ALIGNMENT ((size_t) 256)
 
@@ -48,6 +55,33 @@ cuda_memory_end(CudaBackend *cuda)
 	cudaFreeHost(cuda->landing);
 	if (cuda->stream != nullptr)
 		cudaStreamDestroy(cuda->stream);
+}
+
+bool
+cuda_alive(Backend *backend)
+{
+	return !reinterpret_cast<CudaBackend *>(backend)->lost;
+}
+
+size_t
+cuda_memory_room(Backend *backend)
+{
+	CudaBackend *cuda = cuda_use(backend);
+	size_t		free_bytes = 0;
+	size_t		total = 0;
+
+	cuda_note(cuda, cudaMemGetInfo(&free_bytes, &total));
+	return free_bytes - (free_bytes / RESERVE_PART < RESERVE ? free_bytes / RESERVE_PART : RESERVE);
+}
+
+/* Wait for the device. What fails while it computes has no end but that of the process. */
+static bool
+wait_for_device(CudaBackend *cuda)
+{
+	if (cuda_note(cuda, cudaStreamSynchronize(cuda->stream)))
+		return true;
+	cuda->lost = true;
+	return false;
 }
 
 bool
@@ -143,7 +177,7 @@ cuda_download(Backend *backend, void *to, const void *from, size_t bytes)
 
 		if (cuda_note(cuda, cudaMemcpyAsync(cuda->landing, source + done, piece,
 											cudaMemcpyDeviceToHost, cuda->stream)) &&
-			cuda_note(cuda, cudaStreamSynchronize(cuda->stream)))
+			wait_for_device(cuda))
 			memcpy(target + done, cuda->landing, piece);
 		else
 			memset(target + done, 0, piece);
@@ -156,7 +190,7 @@ cuda_synchronize(Backend *backend, Status *status)
 	CudaBackend *cuda = cuda_use(backend);
 	cudaError_t error;
 
-	cuda_note(cuda, cudaStreamSynchronize(cuda->stream));
+	wait_for_device(cuda);
 	cuda_note(cuda, cudaGetLastError());
 	error = cuda->error;
 	cuda->error = cudaSuccess;

@@ -60,11 +60,17 @@ note_progress(void *argument, double fraction)
 	atomic_store(&host->progress, (uint32_t) (fraction * 1000));
 }
 
+/*
+ * A request that a lost device leaves unfinished gets no answer: its backend sees the engine end,
+ * and sends it again to the next one.
+ */
 static void
 request_done(Request *request, void *argument)
 {
 	ModelHost  *host = argument;
 
+	if (host->backend != NULL && !host->backend->ops->alive(host->backend))
+		return;
 	model_host_announce(host, request);
 	request_queue_push(&host->outbox, request);
 	model_host_wake_io(host);
@@ -82,17 +88,26 @@ training_done(Request *request, void *argument)
 		request_done(request, host);
 }
 
+/* The limit that was set, or what the device has room for if that is less; 0: none. */
+static size_t
+memory_limit(const ModelHost *host)
+{
+	size_t		limit = host->options.memory_limit;
+	size_t		room = host->backend->ops->memory_room(host->backend);
+
+	return room > 0 && (limit == 0 || room < limit) ? room : limit;
+}
+
 /* Everything that can be wrong with a model directory shows here. */
 static bool
 load(ModelHost *host, Status *status)
 {
-	size_t		limit = host->options.memory_limit;
-	size_t		adapters = limit == 0 ? DEFAULT_ADAPTER_BYTES : limit / ADAPTER_PART;
-	size_t		pixels = limit == 0 || limit / PIXEL_PART > MOST_PIXEL_BYTES ? MOST_PIXEL_BYTES
-																		  : limit / PIXEL_PART;
 	ModelOptions options = {.attend_previous = -1, .progress = note_progress, .argument = host,
-		.memory_limit = limit, .adapter_bytes = adapters + pixels, .training = true,
-		.weights = host->options.weights, .max_step_tokens = host->options.step_tokens};
+		.training = true, .weights = host->options.weights,
+		.max_step_tokens = host->options.step_tokens};
+	size_t		limit;
+	size_t		adapters;
+	size_t		pixels;
 	SchedulerOptions scheduler = {0};
 	size_t		side;
 
@@ -108,6 +123,12 @@ load(ModelHost *host, Status *status)
 		: backend_open_cpu(&host->options.cpu, status);
 	if (host->backend == NULL)
 		return false;
+	limit = memory_limit(host);
+	adapters = limit == 0 ? DEFAULT_ADAPTER_BYTES : limit / ADAPTER_PART;
+	pixels = limit == 0 || limit / PIXEL_PART > MOST_PIXEL_BYTES ? MOST_PIXEL_BYTES
+		: limit / PIXEL_PART;
+	options.memory_limit = limit;
+	options.adapter_bytes = adapters + pixels;
 	host->model = model_open(host->options.directory, host->backend, &options, status);
 	if (host->model == NULL)
 		return false;
@@ -270,7 +291,7 @@ run(ModelHost *host)
 	bool		busy = false;
 	bool		training = false;
 
-	while (!atomic_load(&host->stop))
+	while (!atomic_load(&host->stop) && host->backend->ops->alive(host->backend))
 	{
 		take_requests(host, busy || training);
 		training = heed_training(host);
@@ -305,6 +326,13 @@ host_main(void *argument)
 	atomic_store(&host->state, HOST_READY);
 	model_host_wake_io(host);
 	run(host);
+	if (!host->backend->ops->alive(host->backend))
+	{
+		log_write(ENGINE_ERROR, "%s failed: the engine ends",
+				  host->backend->ops->describe(host->backend));
+		atomic_store(&host->state, HOST_LOST);
+		model_host_wake_io(host);
+	}
 	return NULL;
 }
 

@@ -21,7 +21,9 @@ typedef enum HostState
 {
 	HOST_LOADING,
 	HOST_READY,
-	HOST_FAILED
+	HOST_FAILED,
+	/* the device failed: the engine has to end, without answering what it was computing */
+	HOST_LOST
 } HostState;
 
 typedef struct ModelHostOptions
@@ -50,8 +52,8 @@ typedef struct ModelHost
 	int			wake_fd;		/* eventfd of the IO thread */
 	atomic_bool stop;
 
-	/* Written by the host's thread before state leaves HOST_LOADING, read-only afterwards. */
-	_Atomic HostState state;
+	_Atomic HostState state;	/* written by the host's thread */
+	/* Written by it before state leaves HOST_LOADING, read-only afterwards. */
 	Status		failure;
 	Arena	   *arena;
 	Backend    *backend;

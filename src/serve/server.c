@@ -485,7 +485,7 @@ loop(Server *server)
 	uint64_t	reported = 0;
 	bool		resumed = false;	/* requests may have been read since the last admission */
 
-	while (!server->stop && !terminated)
+	while (!server->stop && !terminated && atomic_load(&server->host.state) != HOST_LOST)
 	{
 		bool		loading = atomic_load(&server->host.state) == HOST_LOADING;
 		int			timeout = loading || server->impatient ? PROGRESS_MILLISECONDS : -1;
@@ -517,5 +517,7 @@ server_run(const ServerOptions *options, Status *status)
 		return false;
 	loop(&server);
 	log_write(ENGINE_DEBUG, "engine ends");
+	if (atomic_load(&server.host.state) == HOST_LOST)
+		return status_set(status, STATUS_INTERNAL, "the device failed");
 	return true;
 }

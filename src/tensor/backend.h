@@ -26,7 +26,7 @@
 #include "tensor.h"
 
 /* Raised with every change of this file; a library of another version is refused. */
-#define BACKEND_VERSION 4
+#define BACKEND_VERSION 5
 
 /* Keys in one page of a KvPool. */
 #define KV_PAGE_KEYS 32
@@ -188,8 +188,19 @@ typedef struct BackendOps
 	/* What runs: "cpu avx512 2 threads". The text lives as long as the backend. */
 	const char *(*describe) (Backend *backend);
 	void		(*close) (Backend *backend);
+	/*
+	 * False once the device failed for good. Nothing that it computes counts any more, and only a
+	 * new process can use it again.
+	 */
+	bool		(*alive) (Backend *backend);
 
 	/* ---- memory ---- */
+
+	/*
+	 * Bytes that a model may take now, less what the backend needs for itself; 0: the backend sets
+	 * no limit (the processor).
+	 */
+	size_t		(*memory_room) (Backend *backend);
 	bool		(*allocate) (Backend *backend, size_t bytes, void **address, Status *status);
 	void		(*release) (Backend *backend, void *address);
 	void		(*upload) (Backend *backend, void *to, const void *from, size_t bytes);

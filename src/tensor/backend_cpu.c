@@ -51,6 +51,18 @@ cpu_close(Backend *backend)
 }
 
 static bool
+cpu_alive(Backend *backend)
+{
+	return true;
+}
+
+static size_t
+cpu_memory_room(Backend *backend)
+{
+	return 0;
+}
+
+static bool
 cpu_allocate(Backend *backend, size_t bytes, void **address, Status *status)
 {
 	*address = NULL;
@@ -101,6 +113,8 @@ static const BackendOps cpu_ops = {
 	.version = BACKEND_VERSION,
 	.describe = cpu_describe,
 	.close = cpu_close,
+	.alive = cpu_alive,
+	.memory_room = cpu_memory_room,
 	.allocate = cpu_allocate,
 	.release = cpu_release,
 	.upload = cpu_copy,

@@ -29,7 +29,9 @@
 /* Larger allocations are not filled: nobody may need all of them. */
 #define FILL_LIMIT ((size_t) 16 << 20)
 /* What the emulated device claims to have; CUDA_ON_HOST_MEMORY_MB overrides it. */
-#define DEFAULT_MEMORY_MB 16384
+#define DEFAULT_MEMORY_MB 2048
+/* A number N here makes the N-th kernel fail as a broken device does, and all that follow. */
+#define FAILURE_VARIABLE "CUDA_ON_HOST_FAILS_AT"
 
 typedef std::function<void ()> Work;
 
@@ -306,8 +308,15 @@ host_launch(const HostLaunch *launch, cudaStream_t stream)
 		return;
 	}
 	enqueue([copy, call] {
+		const char *fails_at = getenv(FAILURE_VARIABLE);
+		static long launches;
 		HostLaunch	here = copy;
 
+		if (fails_at != NULL && ++launches >= atol(fails_at))
+		{
+			sticky_error = cudaErrorIllegalAddress;
+			return;
+		}
 		here.call = call.data();
 		if (!emulator_run(&here))
 			sticky_error = cudaErrorLaunchFailure;

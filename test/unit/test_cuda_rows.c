@@ -369,6 +369,21 @@ UNIT_TEST(uploads_larger_than_the_staging_buffer_arrive_whole)
 	pair_close(&pair);
 }
 
+UNIT_TEST(room_shrinks_with_what_is_taken)
+{
+	size_t		before;
+	Pair		pair;
+
+	if (!pair_open(&pair))
+		UNIT_SKIP(CUDA_SKIPPED);
+	before = pair.cuda->ops->memory_room(pair.cuda);
+	device_memory(&pair, (size_t) 256 << 20);
+	UNIT_CHECK(before > (size_t) 256 << 20);
+	UNIT_CHECK(pair.cuda->ops->memory_room(pair.cuda) < before - ((size_t) 128 << 20));
+	UNIT_EQUAL_INT(pair.cpu->ops->memory_room(pair.cpu), 0);
+	pair_close(&pair);
+}
+
 UNIT_TEST(memory_that_is_not_there_is_refused_with_numbers)
 {
 	void	   *address;
@@ -382,6 +397,33 @@ UNIT_TEST(memory_that_is_not_there_is_refused_with_numbers)
 	UNIT_CONTAINS(status.message, "67108865 MB");
 	UNIT_CONTAINS(status.detail, " MB are free.");
 	UNIT_CHECK(device_is_well(&pair));
+	pair_close(&pair);
+}
+
+/* The last test: the device that it leaves behind is of no use. */
+UNIT_TEST(a_device_that_fails_is_lost_for_good)
+{
+	Tensor		x;
+	Status		status;
+	Pair		pair;
+
+	if (!pair_open(&pair))
+		UNIT_SKIP(CUDA_SKIPPED);
+	if (strstr(getenv("MMGPT_CUDA_LIBRARY"), "cuda_on_host") == NULL)
+	{
+		pair_close(&pair);
+		UNIT_SKIP("a real device is not broken on purpose");
+	}
+	x = to_device(&pair, random_tensor(2, 3));
+	pair.cuda->ops->scale(pair.cuda, x, 2.0f);
+	UNIT_CHECK(device_is_well(&pair));
+	setenv("CUDA_ON_HOST_FAILS_AT", "1", 1);
+	pair.cuda->ops->scale(pair.cuda, x, 2.0f);
+	UNIT_CHECK(pair.cuda->ops->alive(pair.cuda));
+	UNIT_CHECK(!pair.cuda->ops->synchronize(pair.cuda, &status));
+	UNIT_EQUAL_INT(status.code, STATUS_INTERNAL);
+	UNIT_CHECK(!pair.cuda->ops->alive(pair.cuda));
+	UNIT_CHECK(!pair.cuda->ops->synchronize(pair.cuda, &status));
 	pair_close(&pair);
 }
 
