@@ -125,13 +125,19 @@ HOST_FLAGS_race := -O1 -DCUDA_ON_HOST_RACE
 HOST_KERNEL_FLAGS_race := -fsanitize=thread
 
 .PHONY: cuda-on-host
-cuda-on-host: $(foreach b,plain asan race,build/cuda_on_host/$(b)/mmgpt_cuda.so)
+cuda-on-host: $(foreach b,plain asan race,build/cuda_on_host/$(b)/mmgpt_cuda.so build/cuda_on_host/$(b)/planted_bugs)
 
 define cuda_on_host_rules
 build/cuda_on_host/$(1)/mmgpt_cuda.so: \
 		$(patsubst %,build/cuda_on_host/$(1)/%.o,$(HOST_CUDA_SOURCES) $(HOST_SOURCES) \
 			$(addprefix src/,$(addsuffix .c,$(CUDA_SHARED))))
 	$(CXX) -shared -Wl,-z,defs -Wl,--allow-shlib-undefined $(filter -fsanitize=address%,$(HOST_FLAGS_$(1))) -o $$@ $$^ -ldl
+
+# mistakes that the emulation has to find
+build/cuda_on_host/$(1)/planted_bugs: \
+		build/cuda_on_host/$(1)/test/cuda_on_host/planted/planted_bugs.cu.o \
+		$(patsubst %,build/cuda_on_host/$(1)/test/cuda_on_host/%.cpp.o,cuda_on_host runtime_on_host race)
+	$(CXX) $(filter -fsanitize=address%,$(HOST_FLAGS_$(1))) -o $$@ $$^ -ldl
 
 build/cuda_on_host/$(1)/%.cu.o: %.cu
 	@mkdir -p $$(@D)
