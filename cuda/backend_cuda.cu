@@ -40,6 +40,7 @@ cuda_close(Backend *backend)
 {
 	CudaBackend *cuda = cuda_use(backend);
 
+	cuda_forget_steps(cuda);
 	cublas_end(cuda);
 	cuda_memory_end(cuda);
 	free(cuda);
@@ -74,6 +75,8 @@ static const BackendOps cuda_ops = {
 	.attention = cuda_attention,
 	.patches = cuda_patches,
 	.vision_tokens = cuda_vision_tokens,
+	.step_begin = cuda_step_begin,
+	.step_end = cuda_step_end,
 	.choose = cuda_choose,
 	.best = cuda_best,
 	.score = cuda_score,

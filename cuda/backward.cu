@@ -14,8 +14,6 @@
 /* Blocks that a multiprocessor holds; the compiler may take registers accordingly. */
 #define BACKWARD_BLOCKS 8
 
-/* Outputs of a quantised weight that are turned into bf16 at a time. */
-#define DEQUANTIZED_OUTPUTS 4096
 #define PASS_ROWS 8192
 
 /* ---- dx = dy W ---- */

@@ -28,6 +28,18 @@ typedef struct CudaScratch
 	size_t		bytes;
 } CudaScratch;
 
+/* Steps that are remembered; the one that was not used for longest goes. */
+#define MOST_STEPS 96
+
+/* A step that came before. */
+typedef struct StepRecord
+{
+	void	   *key;			/* on the heap; NULL: the place is free */
+	size_t		key_bytes;
+	cudaGraphExec_t graph;		/* NULL: not recorded yet */
+	uint64_t	last_use;
+} StepRecord;
+
 typedef struct CudaBackend
 {
 	Backend		base;
@@ -53,8 +65,17 @@ typedef struct CudaBackend
 	CudaScratch values;			/* quantised weights as bf16, for gradients */
 	CudaScratch reading;		/* what choose, best and score need */
 	CudaScratch statistics;		/* of rows, for the gradient of attention */
+
+	StepRecord	steps[MOST_STEPS];
+	StepRecord *recording;		/* one of them, or NULL */
+	uint64_t	step_count;
+	bool		records_nothing;	/* a record failed */
+
 	char		description[320];
 } CudaBackend;
+
+/* Outputs of a quantised weight that are turned into bf16 at a time, for gradients. */
+#define DEQUANTIZED_OUTPUTS 4096
 
 /* A weight on the device; Weight.data points to it. */
 typedef struct CudaWeight
@@ -109,6 +130,12 @@ extern void cuda_release(Backend *backend, void *address);
 extern void cuda_upload(Backend *backend, void *to, const void *from, size_t bytes);
 extern void cuda_download(Backend *backend, void *to, const void *from, size_t bytes);
 extern bool cuda_synchronize(Backend *backend, Status *status);
+
+/* step_record.cu */
+extern bool cuda_step_begin(Backend *backend, const void *key, size_t key_bytes);
+extern void cuda_step_end(Backend *backend);
+/* Forget all records: memory that they use is given back or moves. */
+extern void cuda_forget_steps(CudaBackend *cuda);
 
 /* weight.cu */
 extern bool cuda_weight_create(Backend *backend, const WeightPart *parts, int count, int inputs,

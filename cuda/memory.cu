@@ -113,8 +113,10 @@ cuda_release(Backend *backend, void *address)
 	CudaBackend *cuda = cuda_use(backend);
 
 	/* cudaFree waits for the device by itself */
-	if (address != nullptr)
-		cuda_note(cuda, cudaFree(address));
+	if (address == nullptr)
+		return;
+	cuda_forget_steps(cuda);
+	cuda_note(cuda, cudaFree(address));
 }
 
 void *
@@ -122,6 +124,7 @@ cuda_scratch(CudaBackend *cuda, CudaScratch *scratch, size_t bytes)
 {
 	if (bytes <= scratch->bytes)
 		return scratch->data;
+	cuda_forget_steps(cuda);
 	cuda_note(cuda, cudaFree(scratch->data));
 	scratch->data = nullptr;
 	scratch->bytes = 0;

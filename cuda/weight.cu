@@ -186,14 +186,17 @@ pin_algorithms(CudaBackend *cuda, const Weight *weight, Status *status)
 {
 	CudaWeight *on_device = static_cast<CudaWeight *>(weight->data);
 	int			depth = static_cast<int>(on_device->stride);
+	int			outputs = weight->outputs;
 
 	if (weight->type == TYPE_F32)
 		return true;
+	if (weight->type != TYPE_BF16 && outputs > DEQUANTIZED_OUTPUTS)
+		outputs = DEQUANTIZED_OUTPUTS;	/* the depth of a product on the way back */
 	return (weight->type != TYPE_BF16 ||
 			cublas_pin(cuda, weight->outputs, depth, on_device->stride, true, &on_device->forward,
 					   status)) &&
-		cublas_pin(cuda, weight->inputs, weight->outputs, on_device->stride, false,
-				   &on_device->backward, status);
+		cublas_pin(cuda, weight->inputs, outputs, on_device->stride, false, &on_device->backward,
+				   status);
 }
 
 bool

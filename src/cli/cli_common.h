@@ -44,7 +44,7 @@ typedef struct CliArguments
 
 /* Their help, and that of commands that take no adapter. */
 #define CLI_COMPUTE_HELP \
-	"  --device auto|cpu|cuda[:N]  where to compute (default: auto)\n" \
+	"  --device auto|cpu|cuda[:N] where to compute (default: auto)\n" \
 	"  --threads N                threads (default: all cores)\n" \
 	"  --weights f32|bf16|q8|q4   format to compute in (default: as stored)\n" \
 	"  --instruction-set NAME     auto, avx512bf16, avx512vnni, avx512, avx2 or portable\n" \

@@ -83,7 +83,7 @@ cli_serve(int argc, char **argv)
 		"                             whose end ends the engine\n"
 		"  --board-slot N             tell the load in this slot of the file inherited as "
 		"descriptor 4\n"
-		"  --device auto|cpu|cuda[:N]  where to compute (default: auto)\n"
+		"  --device auto|cpu|cuda[:N] where to compute (default: auto)\n"
 		"  --threads N                threads (default: all cores)\n"
 		"  --weights f32|bf16|q8|q4   format to compute in (default: as stored)\n"
 		"  --instruction-set NAME     auto, avx512bf16, avx512vnni, avx512, avx2 or portable\n"

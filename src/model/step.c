@@ -7,6 +7,7 @@
  * of its key, the keys it sees, its picture, its adapter.
  */
 #include <math.h>
+#include <stddef.h>
 #include <string.h>
 
 #include "model_internal.h"
@@ -259,6 +260,45 @@ plan_step(StepPlan *plan)
 	plan->batch.media = &model->media;
 }
 
+/* Steps of at most so many rows may be recorded: prompts hardly come twice in the same shape. */
+#define RECORDED_ROWS 64
+
+/*
+ * All that the operations of a step depend on, but for what plan_step uploads; for
+ * BackendOps.step_begin. Tensors of a step with these numbers always lie at the same places.
+ */
+typedef struct StepKey
+{
+	int32_t		rows;
+	int32_t		media_rows;
+	int32_t		logits_rows;
+	int32_t		run_count;
+	AdapterRun	runs[RECORDED_ROWS];
+} StepKey;
+
+/* Run the decoder, or the backend's record of such a step. */
+static void
+forward(StepPlan *plan)
+{
+	Model	   *model = plan->model;
+	const AdapterRuns *runs = &plan->batch.adapters;
+	StepKey		key = {plan->batch.rows, plan->batch.media_rows, plan->batch.logits_rows,
+		runs->count, {{0, 0, NULL}}};
+	size_t		run_bytes = (size_t) runs->count * sizeof(AdapterRun);
+
+	/* a tap reads what lies between the operations */
+	if (plan->batch.rows > RECORDED_ROWS || model->tap != NULL)
+	{
+		decoder_forward(model, &plan->batch, &plan->t);
+		return;
+	}
+	memcpy(key.runs, runs->runs, run_bytes);
+	if (model->backend->ops->step_begin(model->backend, &key, offsetof(StepKey, runs) + run_bytes))
+		return;
+	decoder_forward(model, &plan->batch, &plan->t);
+	model->backend->ops->step_end(model->backend);
+}
+
 bool
 model_step(Model *model, const StepItem *items, int count, Status *status)
 {
@@ -271,7 +311,7 @@ model_step(Model *model, const StepItem *items, int count, Status *status)
 	plan.t = decoder_take_tensors(&model->workspace, model, plan.batch.rows, plan.batch.media_rows,
 								  plan.batch.logits_rows);
 	plan_step(&plan);
-	decoder_forward(model, &plan.batch, &plan.t);
+	forward(&plan);
 	if (!model->backend->ops->synchronize(model->backend, status))
 		return false;
 	for (int i = 0; i < count; i++)

@@ -26,7 +26,7 @@
 #include "tensor.h"
 
 /* Raised with every change of this file; a library of another version is refused. */
-#define BACKEND_VERSION 5
+#define BACKEND_VERSION 6
 
 /* Keys in one page of a KvPool. */
 #define KV_PAGE_KEYS 32
@@ -284,6 +284,17 @@ typedef struct BackendOps
 	 */
 	void		(*vision_tokens) (Backend *backend, Tensor y, Tensor patches, Tensor class_token,
 						  Tensor positions);
+
+	/* ---- steps that come again ---- */
+
+	/*
+	 * Begin the operations of a step that are the same, with the same tensors, whenever the key is:
+	 * only what was uploaded before differs. True: the backend has recorded them, and has begun to run
+	 * its record; the caller leaves them out, and step_end too. Between the two calls nothing is
+	 * allocated, uploaded or waited for.
+	 */
+	bool		(*step_begin) (Backend *backend, const void *key, size_t key_bytes);
+	void		(*step_end) (Backend *backend);
 
 	/* ---- the end of a step ---- */
 

@@ -109,6 +109,18 @@ cpu_synchronize(Backend *backend, Status *status)
 	return true;
 }
 
+/* There is nothing to win by a record: a call costs no more. */
+static bool
+cpu_step_begin(Backend *backend, const void *key, size_t key_bytes)
+{
+	return false;
+}
+
+static void
+cpu_step_end(Backend *backend)
+{
+}
+
 static const BackendOps cpu_ops = {
 	.version = BACKEND_VERSION,
 	.describe = cpu_describe,
@@ -138,6 +150,8 @@ static const BackendOps cpu_ops = {
 	.attention = cpu_attention,
 	.patches = cpu_patches,
 	.vision_tokens = cpu_vision_tokens,
+	.step_begin = cpu_step_begin,
+	.step_end = cpu_step_end,
 	.choose = cpu_choose,
 	.best = cpu_best,
 	.score = cpu_score,

@@ -80,7 +80,10 @@ UNIT_TEST(forward_cases_match)
 	close_cases(&cases);
 }
 
-/* Steps of one token, as decoding has them, give the very bits of one step. */
+/*
+ * Steps of three tokens give the very bits of one step. From the third step on they run from a
+ * record, see BackendOps.step_begin.
+ */
 UNIT_TEST(steps_of_any_size_give_the_same_bits)
 {
 	ForwardCases cases = open_cases();

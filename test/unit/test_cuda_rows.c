@@ -400,6 +400,49 @@ UNIT_TEST(memory_that_is_not_there_is_refused_with_numbers)
 	pair_close(&pair);
 }
 
+/* x = 2 x unless the backend runs its record of that. */
+static bool
+run_step(Pair *pair, Tensor x, int key)
+{
+	if (pair->cuda->ops->step_begin(pair->cuda, &key, sizeof(key)))
+		return true;
+	pair->cuda->ops->scale(pair->cuda, x, 2.0f);
+	pair->cuda->ops->step_end(pair->cuda);
+	return false;
+}
+
+UNIT_TEST(a_step_that_comes_again_runs_from_its_record)
+{
+	float		one = 1.0f;
+	float		value;
+	Tensor		x = tensor_make(NULL, TYPE_F32, 1, 1);
+	void	   *other;
+	Status		status;
+	Pair		pair;
+
+	if (!pair_open(&pair))
+		UNIT_SKIP(CUDA_SKIPPED);
+	x.data = device_memory(&pair, sizeof(float));
+	for (int i = 0; i < 4; i++)
+	{
+		/* every time from what was uploaded before it */
+		one = (float) (i + 1);
+		pair.cuda->ops->upload(pair.cuda, x.data, &one, sizeof(one));
+		UNIT_EQUAL_INT(run_step(&pair, x, 5), i >= 2);
+		pair.cuda->ops->download(pair.cuda, &value, x.data, sizeof(value));
+		UNIT_NEAR(value, 2.0f * one, 0);
+	}
+	UNIT_CHECK(!run_step(&pair, x, 6));
+	/* memory that is given back may be what a record uses */
+	if (!pair.cuda->ops->allocate(pair.cuda, 64, &other, &status))
+		engine_bail("memory", &status);
+	UNIT_CHECK(run_step(&pair, x, 5));
+	pair.cuda->ops->release(pair.cuda, other);
+	UNIT_CHECK(!run_step(&pair, x, 5));
+	UNIT_CHECK(device_is_well(&pair));
+	pair_close(&pair);
+}
+
 /* The last test: the device that it leaves behind is of no use. */
 UNIT_TEST(a_device_that_fails_is_lost_for_good)
 {
