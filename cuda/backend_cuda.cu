@@ -139,7 +139,7 @@ begin_device(CudaBackend *cuda, Status *status)
 }
 
 static Backend *
-cuda_open(int device, Status *status)
+cuda_open(int device, bool any_order, Status *status)
 {
 	CudaBackend *cuda = static_cast<CudaBackend *>(calloc(1, sizeof(CudaBackend)));
 
@@ -150,6 +150,7 @@ cuda_open(int device, Status *status)
 	}
 	cuda->base.ops = &cuda_ops;
 	cuda->device = device;
+	cuda->any_order = any_order;
 	if (begin_device(cuda, status) && cuda_memory_begin(cuda, status) &&
 		cublas_begin(cuda, status))
 		return &cuda->base;

@@ -12,9 +12,10 @@
 
 /*
  * Rows that the algorithm is chosen for: few enough that decoding is not slow, many enough that
- * prompts are not.
+ * prompts are not; and where few rows are multiplied by kernels of our own, those of a prompt.
  */
 #define PINNED_ROWS 64
+#define PROMPT_ROWS 512
 
 /* The descriptors of one product. */
 typedef struct Descriptors
@@ -130,7 +131,7 @@ cublas_pin(CudaBackend *cuda, int outputs, int depth, int64_t a_stride, bool a_t
 	int			found = 0;
 
 	if (preference != nullptr &&
-		make_descriptors(cuda, outputs, depth, PINNED_ROWS, a_stride, a_transposed, x_stride,
+		make_descriptors(cuda, outputs, depth, cuda->any_order ? PROMPT_ROWS : PINNED_ROWS, a_stride, a_transposed, x_stride,
 						 outputs, &d))
 		note(cuda, cuda->cublas.heuristic(cuda->handle, d.description, d.a, d.x, d.y, d.y,
 										  preference, 1, &result, &found));

@@ -47,6 +47,7 @@ typedef struct CudaBackend
 	cudaStream_t stream;
 	cudaError_t error;			/* the first one since the last synchronize */
 	cublasStatus_t cublas_error;
+	bool		any_order;		/* as in DeviceOptions */
 	bool		lost;			/* an error that only a new process ends */
 
 	/* Uploads are copied to one half while the device reads the other. */
@@ -62,7 +63,8 @@ typedef struct CudaBackend
 	void	   *workspace;		/* of cuBLASLt */
 
 	CudaScratch rounded;		/* x of a product, rounded or quantised */
-	CudaScratch values;			/* quantised weights as bf16, for gradients */
+	CudaScratch values;			/* quantised weights as bf16 */
+	CudaScratch sums;			/* of a product whose activation is added to y */
 	CudaScratch reading;		/* what choose, best and score need */
 	CudaScratch statistics;		/* of rows, for the gradient of attention */
 
@@ -74,7 +76,7 @@ typedef struct CudaBackend
 	char		description[320];
 } CudaBackend;
 
-/* Outputs of a quantised weight that are turned into bf16 at a time, for gradients. */
+/* Outputs of a quantised weight that are turned into bf16 at a time. */
 #define DEQUANTIZED_OUTPUTS 4096
 
 /* A weight on the device; Weight.data points to it. */
@@ -84,7 +86,8 @@ typedef struct CudaWeight
 	void	   *values;
 	uint16_t   *scales;			/* q8, q4: bf16 [N, blocks] */
 	int64_t		stride;			/* inputs from row to row, zeros behind the last */
-	cublasLtMatmulAlgo_t forward;	/* bf16: the algorithm for any number of rows */
+	/* bf16: the algorithm for any number of rows; quantised: for the values as bf16 */
+	cublasLtMatmulAlgo_t forward;
 	cublasLtMatmulAlgo_t backward;
 } CudaWeight;
 

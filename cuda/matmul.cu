@@ -1,7 +1,8 @@
 /*
  * matmul.cu - y [R, N] = x [R, K] W^T with weights of every format.
  *
- * bf16 weights go through cuBLASLt. For the others a warp computes a tile of outputs and rows: its
+ * bf16 weights go through cuBLASLt; so do, where sums may have any order, quantised ones that many
+ * rows are multiplied with. For the others, and then for bf16 with few rows, a warp computes a tile of outputs and rows: its
  * lanes walk the inputs side by side, each with a vector of 16 bytes of every output's weights, so
  * that weights are read once, in whole lines; then the lanes' sums are added up, always in the same
  * tree. With one row, where reading the weights is all that takes time, a warp has one output.
@@ -17,6 +18,13 @@
 
 /* Rows that are rounded or quantised before they are multiplied; the next ones follow. */
 #define PASS_ROWS 8192
+
+/*
+ * Where sums may have any order: rows up to which a kernel of our own reads bf16 weights, and from
+ * which on quantised ones are worth turning into bf16.
+ */
+#define FEW_ROWS 8
+#define MANY_ROWS 64
 
 #define WARPS 4
 #define TILE_ROWS 8
@@ -69,6 +77,26 @@ struct FormatF32
 		sum = fmaf(__uint_as_float(w.y), __uint_as_float(x[0].y), sum);
 		sum = fmaf(__uint_as_float(w.z), __uint_as_float(x[0].z), sum);
 		return fmaf(__uint_as_float(w.w), __uint_as_float(x[0].w), sum);
+	}
+};
+
+/* Eight inputs, each in half a word. */
+struct FormatBf16
+{
+	static const int x_vectors = 1;
+
+	__device__ static float
+	add_pair(float sum, uint32_t w, uint32_t x)
+	{
+		return fmaf(low_bf16(w), low_bf16(x), fmaf(high_bf16(w), high_bf16(x), sum));
+	}
+
+	__device__ static float
+	add(float sum, uint4 w, const uint4 *x, const ProductArguments *p, int row, int output,
+		int vector)
+	{
+		return add_pair(add_pair(add_pair(add_pair(sum, w.x, x[0].x), w.y, x[0].y), w.z, x[0].z),
+						w.w, x[0].w);
 	}
 };
 
@@ -358,6 +386,31 @@ add_bias_kernel(Rows y, const float *bias, float scale)
 		y.row(blockIdx.y)[column] += scale * bias[column];
 }
 
+/* One product by cuBLASLt, of all outputs, or of some at a time with quantised weights. */
+static void
+multiply_by_cublas(CudaBackend *cuda, CublasProduct *product, const Weight *weight)
+{
+	const CudaWeight *on_device = static_cast<const CudaWeight *>(weight->data);
+	int			part = weight->type == TYPE_BF16 ? weight->outputs : DEQUANTIZED_OUTPUTS;
+	Tensor		y = product->y;
+
+	product->x_stride = on_device->stride;
+	product->a_stride = on_device->stride;
+	product->a_transposed = true;
+	product->depth = static_cast<int>(on_device->stride);
+	product->algorithm = &on_device->forward;
+	for (int first = 0; first < weight->outputs; first += part)
+	{
+		int			count = weight->outputs - first < part ? weight->outputs - first : part;
+
+		product->y = tensor_column_range(y, first, count);
+		product->a = weight->type == TYPE_BF16 ? static_cast<const uint16_t *>(on_device->values)
+			: cuda_weight_as_bf16(cuda, weight, first, count);
+		if (product->a != nullptr)
+			cublas_multiply(cuda, product);
+	}
+}
+
 /*
  * cuBLASLt scales and adds by itself; bias and activation are one pass more. Only where an
  * activation is added to y do the sums need memory of their own.
@@ -372,35 +425,31 @@ multiply_bf16(CudaBackend *cuda, Tensor y, Tensor x, const Weight *weight, const
 	bool		finished = bias == nullptr && !active;
 	bool		added = epilogue->accumulate && !active;
 	CublasProduct product = {};
+	Tensor		sums;
 
 	product.x = cuda_round_rows(cuda, x, on_device->stride);
-	product.x_stride = on_device->stride;
-	product.a = static_cast<const uint16_t *>(on_device->values);
-	product.a_stride = on_device->stride;
-	product.a_transposed = true;
-	product.depth = static_cast<int>(on_device->stride);
 	product.factor = finished || added ? epilogue->scale : 1.0f;
 	product.beta = added ? 1.0f : 0.0f;
-	product.algorithm = &on_device->forward;
 	product.y = y;
 	if (epilogue->accumulate && active)
-		product.y = tensor_make(cuda_scratch(cuda, &cuda->values,
+		product.y = tensor_make(cuda_scratch(cuda, &cuda->sums,
 											 static_cast<size_t>(y.rows) *
 												 static_cast<size_t>(y.columns) * sizeof(float)),
 								TYPE_F32, y.rows, y.columns);
-	if (product.x == nullptr || product.y.data == nullptr)
+	sums = product.y;
+	if (product.x == nullptr || sums.data == nullptr)
 		return;
-	cublas_multiply(cuda, &product);
+	multiply_by_cublas(cuda, &product, weight);
 	if (added && bias != nullptr)
 		LAUNCH(add_bias_kernel, element_grid(y.columns, y.rows), ROW_THREADS, 0, cuda->stream, cuda_rows(y), bias,
 			   epilogue->scale);
 	else if (!finished && !added)
 		LAUNCH(finish_kernel, element_grid(y.columns, y.rows), ROW_THREADS, 0, cuda->stream, cuda_rows(y),
-			   cuda_rows(product.y), bias, static_cast<int>(epilogue->activation), epilogue->scale,
+			   cuda_rows(sums), bias, static_cast<int>(epilogue->activation), epilogue->scale,
 			   epilogue->accumulate);
 }
 
-/* f32, q8 and q4. */
+/* By kernels of our own. */
 static void
 multiply_own(CudaBackend *cuda, Tensor y, Tensor x, const Weight *weight, const Epilogue *epilogue)
 {
@@ -423,6 +472,12 @@ multiply_own(CudaBackend *cuda, Tensor y, Tensor x, const Weight *weight, const 
 		p.x_vectors = x_stride / 4;
 		p.vectors = static_cast<int>(stride / 4);
 	}
+	else if (weight->type == TYPE_BF16)
+	{
+		p.x = reinterpret_cast<const uint4 *>(cuda_round_rows(cuda, x, stride));
+		p.x_vectors = stride / 8;
+		p.vectors = static_cast<int>(stride / 8);
+	}
 	else
 	{
 		p.x = static_cast<const uint4 *>(quantize_rows(cuda, x, stride, &p.x_scales));
@@ -433,10 +488,21 @@ multiply_own(CudaBackend *cuda, Tensor y, Tensor x, const Weight *weight, const 
 		return;
 	if (weight->type == TYPE_F32)
 		launch_product<FormatF32>(cuda, &p);
+	else if (weight->type == TYPE_BF16)
+		launch_product<FormatBf16>(cuda, &p);
 	else if (weight->type == TYPE_Q8)
 		launch_product<FormatQ8>(cuda, &p);
 	else
 		launch_product<FormatQ4>(cuda, &p);
+}
+
+/* Whether a product is cuBLASLt's; with sums in one order that depends on the weight alone. */
+static bool
+is_for_cublas(const CudaBackend *cuda, const Weight *weight, int rows)
+{
+	if (weight->type == TYPE_BF16)
+		return !cuda->any_order || rows > FEW_ROWS;
+	return weight->type != TYPE_F32 && cuda->any_order && rows >= MANY_ROWS;
 }
 
 void
@@ -450,7 +516,7 @@ cuda_matmul(Backend *backend, Tensor y, Tensor x, const Weight *weight, Epilogue
 		Tensor		y_part = tensor_row_range(y, first, rows);
 		Tensor		x_part = tensor_row_range(x, first, rows);
 
-		if (weight->type == TYPE_BF16)
+		if (is_for_cublas(cuda, weight, x.rows))
 			multiply_bf16(cuda, y_part, x_part, weight, &epilogue);
 		else
 			multiply_own(cuda, y_part, x_part, weight, &epilogue);

@@ -42,7 +42,7 @@ cuda_memory_begin(CudaBackend *cuda, Status *status)
 void
 cuda_memory_end(CudaBackend *cuda)
 {
-	CudaScratch *scratches[] = {&cuda->rounded, &cuda->values, &cuda->reading, &cuda->statistics};
+	CudaScratch *scratches[] = {&cuda->rounded, &cuda->values, &cuda->sums, &cuda->reading, &cuda->statistics};
 
 	if (cuda->stream != nullptr)
 		cudaStreamSynchronize(cuda->stream);

@@ -191,9 +191,9 @@ pin_algorithms(CudaBackend *cuda, const Weight *weight, Status *status)
 	if (weight->type == TYPE_F32)
 		return true;
 	if (weight->type != TYPE_BF16 && outputs > DEQUANTIZED_OUTPUTS)
-		outputs = DEQUANTIZED_OUTPUTS;	/* the depth of a product on the way back */
-	return (weight->type != TYPE_BF16 ||
-			cublas_pin(cuda, weight->outputs, depth, on_device->stride, true, &on_device->forward,
+		outputs = DEQUANTIZED_OUTPUTS;	/* so many are multiplied at a time */
+	return ((weight->type != TYPE_BF16 && !cuda->any_order) ||
+			cublas_pin(cuda, outputs, depth, on_device->stride, true, &on_device->forward,
 					   status)) &&
 		cublas_pin(cuda, weight->inputs, outputs, on_device->stride, false, &on_device->backward,
 				   status);

@@ -140,13 +140,24 @@ cli_fail(const Status *status)
 }
 
 bool
+cli_any_order(const CliArguments *arguments, bool *any_order, Status *status)
+{
+	const char *text = cli_value(arguments, "--deterministic");
+
+	*any_order = text != NULL && strcmp(text, "off") == 0;
+	return text == NULL || *any_order || strcmp(text, "on") == 0 ||
+		status_set(status, STATUS_USAGE, "--deterministic must be on or off, not \"%s\"", text);
+}
+
+bool
 cli_open_backend(const CliArguments *arguments, CliModel *opened, Status *status)
 {
-	DeviceOptions options = {cli_value(arguments, "--device"),
-							 {0, cli_value(arguments, "--instruction-set")}};
+	DeviceOptions options = {.device = cli_value(arguments, "--device"),
+							 .cpu = {0, cli_value(arguments, "--instruction-set")}};
 	long		threads;
 
-	if (!cli_integer(arguments, "--threads", 0, 1024, 0, &threads, status))
+	if (!cli_any_order(arguments, &options.any_order, status) ||
+		!cli_integer(arguments, "--threads", 0, 1024, 0, &threads, status))
 		return false;
 	options.cpu.threads = (int) threads;
 	if (opened->arena == NULL)

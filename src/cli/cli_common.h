@@ -38,13 +38,15 @@ typedef struct CliArguments
 
 /* Options of every command that opens a model. */
 #define CLI_MODEL_OPTIONS \
-	{.name = "--device", .has_value = true}, {.name = "--threads", .has_value = true}, \
+	{.name = "--device", .has_value = true}, {.name = "--deterministic", .has_value = true}, \
+	{.name = "--threads", .has_value = true}, \
 	{.name = "--weights", .has_value = true}, {.name = "--instruction-set", .has_value = true}, \
 	{.name = "--attend-previous", .has_value = true}, {.name = "--adapter", .has_value = true}
 
 /* Their help, and that of commands that take no adapter. */
 #define CLI_COMPUTE_HELP \
 	"  --device auto|cpu|cuda[:N] where to compute (default: auto)\n" \
+	"  --deterministic on|off     off: faster on a GPU, see docs/gpu.md (default: on)\n" \
 	"  --threads N                threads (default: all cores)\n" \
 	"  --weights f32|bf16|q8|q4   format to compute in (default: as stored)\n" \
 	"  --instruction-set NAME     auto, avx512bf16, avx512vnni, avx512, avx2 or portable\n" \
@@ -84,6 +86,9 @@ typedef struct CliModel
 	Model	   *model;
 	Adapter    *adapter;		/* NULL: none */
 } CliModel;
+
+/* Whether --deterministic is off; true for DeviceOptions.any_order. */
+extern bool cli_any_order(const CliArguments *arguments, bool *any_order, Status *status);
 
 /* Open what the common options say; options may hold larger limits. */
 extern bool cli_open_backend(const CliArguments *arguments, CliModel *opened, Status *status);

@@ -50,6 +50,7 @@ read_options(const CliArguments *arguments, ServerOptions *options, Status *stat
 		!cli_integer(arguments, "--board-slot", 0, ENGINES_MAX - 1, -1, &slot, status) ||
 		!cli_integer(arguments, "--step-tokens", LEAST_STEP_TOKENS, 65536, 0, &step_tokens,
 					 status) ||
+		!cli_any_order(arguments, &options->host.device.any_order, status) ||
 		!read_log_level(arguments, status))
 		return false;
 	if ((listen_fd < 0) == (cli_value(arguments, "--socket") == NULL))
@@ -62,9 +63,9 @@ read_options(const CliArguments *arguments, ServerOptions *options, Status *stat
 	options->board_slot = (int) slot;
 	options->sandbox = true;
 	options->host.directory = arguments->positional[0];
-	options->host.device = cli_value(arguments, "--device");
-	options->host.cpu.threads = (int) threads;
-	options->host.cpu.instruction_set = cli_value(arguments, "--instruction-set");
+	options->host.device.device = cli_value(arguments, "--device");
+	options->host.device.cpu.threads = (int) threads;
+	options->host.device.cpu.instruction_set = cli_value(arguments, "--instruction-set");
 	options->host.memory_limit = (size_t) megabytes * MEGABYTE;
 	options->host.training_share = (int) share;
 	options->host.step_tokens = (int) step_tokens;
@@ -84,6 +85,7 @@ cli_serve(int argc, char **argv)
 		"  --board-slot N             tell the load in this slot of the file inherited as "
 		"descriptor 4\n"
 		"  --device auto|cpu|cuda[:N] where to compute (default: auto)\n"
+		"  --deterministic on|off     off: faster on a GPU, see docs/gpu.md (default: on)\n"
 		"  --threads N                threads (default: all cores)\n"
 		"  --weights f32|bf16|q8|q4   format to compute in (default: as stored)\n"
 		"  --instruction-set NAME     auto, avx512bf16, avx512vnni, avx512, avx2 or portable\n"
@@ -100,6 +102,7 @@ cli_serve(int argc, char **argv)
 							 {.name = "--listen-fd", .has_value = true},
 							 {.name = "--board-slot", .has_value = true},
 							 {.name = "--device", .has_value = true},
+							 {.name = "--deterministic", .has_value = true},
 							 {.name = "--threads", .has_value = true},
 							 {.name = "--weights", .has_value = true},
 							 {.name = "--instruction-set", .has_value = true},

@@ -35,6 +35,7 @@
 
 char	   *setting_model = NULL;
 char	   *setting_device = NULL;
+bool		setting_deterministic = true;
 int			setting_threads = 0;
 int			setting_weight_format = 0;
 int			setting_instruction_set = 0;
@@ -202,6 +203,12 @@ define_engine_settings(void)
 							   "engine for each.",
 							   &setting_device, "auto", PGC_SIGHUP, 0,
 							   check_device, NULL, NULL);
+	DefineCustomBoolVariable("mmgpt.deterministic",
+							 "Whether an answer depends on its own request only, on a GPU too.",
+							 "off: GPUs multiply in the fastest way for the number of rows. Answers "
+							 "may then differ, by rounding, with what is computed beside them.",
+							 &setting_deterministic, true, PGC_SIGHUP, 0,
+							 NULL, NULL, NULL);
 	DefineCustomIntVariable("mmgpt.threads",
 							"Threads that compute the model on the CPU.",
 							"0: one for each core.",

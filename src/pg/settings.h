@@ -12,6 +12,7 @@
 /* Of the engine: configuration file only; read by the supervisor. */
 extern char *setting_model;				/* directory; empty: the demo model */
 extern char *setting_device;			/* auto, cpu, cuda or a list cuda:0,cuda:1: an engine each */
+extern bool setting_deterministic;		/* off: GPUs may sum in any order */
 extern int	setting_threads;			/* 0: all cores */
 extern int	setting_weight_format;		/* SettingWeightFormat */
 extern int	setting_instruction_set;	/* SettingInstructionSet */

@@ -68,7 +68,7 @@
 #define PROBE_MS 1000			/* how often the probe's progress is read */
 #define RESUME_MS 1000			/* how often resuming jobs is tried until it can be */
 #define STATUS_PAYLOAD_SIZE 2048	/* what wire_write_status needs */
-#define MAX_ARGUMENTS 20
+#define MAX_ARGUMENTS 24
 #define NS_PER_MS UINT64CONST(1000000)
 
 /* The engine of one device: the process of now, and what is known of those before. */
@@ -256,6 +256,8 @@ build_arguments(int engine)
 	count = add_option(arguments, count, "--listen-fd", "3", "");
 	count = add_option(arguments, count, "--board-slot", psprintf("%d", engine), "");
 	count = add_option(arguments, count, "--device", setting_engine_device(engine), "auto");
+	count = add_option(arguments, count, "--deterministic", setting_deterministic ? "on" : "off",
+					   "on");
 	count = add_option(arguments, count, "--threads", psprintf("%d", setting_threads), "0");
 	count = add_option(arguments, count, "--weights", setting_weight_format_name(), "stored");
 	count = add_option(arguments, count, "--instruction-set", setting_instruction_set_name(),

@@ -120,7 +120,7 @@ load(ModelHost *host, Status *status)
 		return false;
 	}
 	host->backend = host->options.cuda != NULL ? host->options.cuda
-		: backend_open_cpu(&host->options.cpu, status);
+		: backend_open_cpu(&host->options.device.cpu, status);
 	if (host->backend == NULL)
 		return false;
 	limit = memory_limit(host);
@@ -339,7 +339,7 @@ host_main(void *argument)
 void
 model_host_open_device(ModelHostOptions *options)
 {
-	backend_open_cuda(options->device, &options->cuda, &options->cuda_status);
+	backend_open_cuda(&options->device, &options->cuda, &options->cuda_status);
 }
 
 bool

@@ -29,11 +29,10 @@ typedef enum HostState
 typedef struct ModelHostOptions
 {
 	const char *directory;
-	const char *device;			/* as for backend_open_cuda */
+	DeviceOptions device;
 	/* The CUDA device, opened before the sandbox closed its files; NULL: none, or see cuda_status. */
 	Backend    *cuda;
 	Status		cuda_status;
-	CpuOptions	cpu;
 	WeightFormat weights;
 	/* bytes of everything that the model takes; 0: the model's default */
 	size_t		memory_limit;

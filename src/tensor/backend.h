@@ -26,7 +26,7 @@
 #include "tensor.h"
 
 /* Raised with every change of this file; a library of another version is refused. */
-#define BACKEND_VERSION 6
+#define BACKEND_VERSION 7
 
 /* Keys in one page of a KvPool. */
 #define KV_PAGE_KEYS 32
@@ -388,19 +388,24 @@ typedef struct CpuOptions
  */
 extern Backend *backend_open_cpu(const CpuOptions *options, Status *status);
 
-/*
- * Open the CUDA device that a text means: "cuda" or "cuda:N". NULL and "auto" mean the first device
- * where there is one. *backend is NULL after success when the processor is meant: "cpu", or auto
- * without a device. STATUS_NOT_SUPPORTED: the library mmgpt_cuda.so is missing beside the program,
- * of another version, or finds no such device; STATUS_USAGE: the text is none of these. (backend_load.c)
- */
-extern bool backend_open_cuda(const char *device, Backend **backend, Status *status);
-
 typedef struct DeviceOptions
 {
-	const char *device;			/* as for backend_open_cuda */
+	/* "cuda" or "cuda:N", "cpu"; NULL and "auto": the first CUDA device where there is one */
+	const char *device;
+	/*
+	 * CUDA devices may choose how to multiply by the number of rows, which is faster; an answer then
+	 * depends, by rounding, on what is computed beside it.
+	 */
+	bool		any_order;
 	CpuOptions	cpu;			/* where that is the processor */
 } DeviceOptions;
+
+/*
+ * Open the CUDA device that the options mean. *backend is NULL after success when the processor is
+ * meant. STATUS_NOT_SUPPORTED: the library mmgpt_cuda.so is missing beside the program, of another
+ * version, or finds no such device; STATUS_USAGE: device is none of the above. (backend_load.c)
+ */
+extern bool backend_open_cuda(const DeviceOptions *options, Backend **backend, Status *status);
 
 /* Open the backend of a device. */
 extern Backend *backend_open(const DeviceOptions *options, Status *status);

@@ -91,7 +91,7 @@ device_number(const char *device)
 
 /* Open a device that was asked for by its number. */
 static bool
-open_device(int number, Backend **backend, Status *status)
+open_device(int number, bool any_order, Backend **backend, Status *status)
 {
 	const CudaLibrary *library = open_library(status);
 	char		reason[REASON_SIZE] = "";
@@ -111,13 +111,13 @@ open_device(int number, Backend **backend, Status *status)
 		return status_set(status, STATUS_NOT_SUPPORTED,
 						  "there is no CUDA device %d: this machine has %d, counted from 0",
 						  number, count);
-	*backend = library->open(number, status);
+	*backend = library->open(number, any_order, status);
 	return *backend != NULL;
 }
 
 /* Open the first device, if there is a library and a device. */
 static bool
-open_automatically(Backend **backend, Status *status)
+open_automatically(bool any_order, Backend **backend, Status *status)
 {
 	const CudaLibrary *library = open_library(status);
 	char		reason[REASON_SIZE] = "";
@@ -129,26 +129,27 @@ open_automatically(Backend **backend, Status *status)
 		log_write(ENGINE_LOG, "no CUDA device was found (%s): computing on the processor", reason);
 		return true;
 	}
-	*backend = library->open(0, status);
+	*backend = library->open(0, any_order, status);
 	if (*backend == NULL)
 		log_write(ENGINE_WARNING, "computing on the processor: %s", status->message);
 	return true;
 }
 
 bool
-backend_open_cuda(const char *device, Backend **backend, Status *status)
+backend_open_cuda(const DeviceOptions *options, Backend **backend, Status *status)
 {
+	const char *device = options->device;
 	int			number;
 
 	*backend = NULL;
 	status_clear(status);
 	if (device == NULL || strcmp(device, "auto") == 0)
-		return open_automatically(backend, status);
+		return open_automatically(options->any_order, backend, status);
 	if (strcmp(device, "cpu") == 0)
 		return true;
 	number = device_number(device);
 	if (number >= 0)
-		return open_device(number, backend, status);
+		return open_device(number, options->any_order, backend, status);
 	if (strncmp(device, "cuda", 4) == 0 && strchr(device, ',') != NULL)
 	{
 		status_set(status, STATUS_NOT_SUPPORTED, "several devices are not supported: \"%s\"", device);
@@ -163,7 +164,7 @@ backend_open(const DeviceOptions *options, Status *status)
 {
 	Backend    *backend;
 
-	if (!backend_open_cuda(options->device, &backend, status))
+	if (!backend_open_cuda(options, &backend, status))
 		return NULL;
 	return backend != NULL ? backend : backend_open_cpu(&options->cpu, status);
 }

@@ -18,8 +18,8 @@ typedef struct CudaLibrary
 	 * none.
 	 */
 	int			(*devices) (char *reason, size_t reason_size);
-	/* Open a device, counted from 0. */
-	Backend    *(*open) (int device, Status *status);
+	/* Open a device, counted from 0; any_order as in DeviceOptions. */
+	Backend    *(*open) (int device, bool any_order, Status *status);
 } CudaLibrary;
 
 #endif

@@ -8,6 +8,7 @@ CREATE TEMPORARY TABLE wanted (name text, context text, vartype text, unit text,
 INSERT INTO wanted VALUES
 ('mmgpt.model', 'sighup', 'string', NULL, NULL, NULL, ''),
 ('mmgpt.device', 'sighup', 'string', NULL, NULL, NULL, 'auto'),
+('mmgpt.deterministic', 'sighup', 'bool', NULL, NULL, NULL, 'on'),
 ('mmgpt.threads', 'sighup', 'integer', NULL, '0', '1024', '0'),
 ('mmgpt.weight_format', 'sighup', 'enum', NULL, NULL, NULL, 'stored'),
 ('mmgpt.instruction_set', 'sighup', 'enum', NULL, NULL, NULL, 'auto'),

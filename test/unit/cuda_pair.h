@@ -13,16 +13,23 @@
 
 /* The device; NULL where the tests are skipped. */
 static UNIT_UNUSED Backend *
-open_cuda(void)
+open_cuda_with(bool any_order)
 {
+	DeviceOptions options = {.device = "cuda", .any_order = any_order};
 	Backend    *backend;
 	Status		status;
 
 	if (getenv("MMGPT_CUDA_LIBRARY") == NULL)
 		return NULL;
-	if (!backend_open_cuda("cuda", &backend, &status))
+	if (!backend_open_cuda(&options, &backend, &status))
 		engine_bail("cuda", &status);
 	return backend;
+}
+
+static UNIT_UNUSED Backend *
+open_cuda(void)
+{
+	return open_cuda_with(false);
 }
 
 /* The definition: portable kernels, and the device. */
@@ -35,13 +42,19 @@ typedef struct Pair
 } Pair;
 
 static UNIT_UNUSED bool
-pair_open(Pair *pair)
+pair_open_with(Pair *pair, bool any_order)
 {
 	memset(pair, 0, sizeof(*pair));
-	pair->cuda = open_cuda();
+	pair->cuda = open_cuda_with(any_order);
 	if (pair->cuda != NULL)
 		pair->cpu = open_backend("portable", 1);
 	return pair->cuda != NULL;
+}
+
+static UNIT_UNUSED bool
+pair_open(Pair *pair)
+{
+	return pair_open_with(pair, false);
 }
 
 static UNIT_UNUSED void
