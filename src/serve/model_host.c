@@ -114,11 +114,6 @@ load(ModelHost *host, Status *status)
 	host->arena = arena_create();
 	if (host->arena == NULL)
 		return status_out_of_memory(status, 0);
-	if (!status_good(&host->options.cuda_status))
-	{
-		*status = host->options.cuda_status;
-		return false;
-	}
 	host->backend = host->options.cuda != NULL ? host->options.cuda
 		: backend_open_cpu(&host->options.device.cpu, status);
 	if (host->backend == NULL)
@@ -336,10 +331,10 @@ host_main(void *argument)
 	return NULL;
 }
 
-void
-model_host_open_device(ModelHostOptions *options)
+bool
+model_host_open_device(ModelHostOptions *options, Status *status)
 {
-	backend_open_cuda(&options->device, &options->cuda, &options->cuda_status);
+	return backend_open_cuda(&options->device, &options->cuda, status);
 }
 
 bool

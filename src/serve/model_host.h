@@ -30,9 +30,7 @@ typedef struct ModelHostOptions
 {
 	const char *directory;
 	DeviceOptions device;
-	/* The CUDA device, opened before the sandbox closed its files; NULL: none, or see cuda_status. */
-	Backend    *cuda;
-	Status		cuda_status;
+	Backend    *cuda;			/* of model_host_open_device; NULL: the processor computes */
 	WeightFormat weights;
 	/* bytes of everything that the model takes; 0: the model's default */
 	size_t		memory_limit;
@@ -87,10 +85,10 @@ typedef struct ModelHost
 } ModelHost;
 
 /*
- * Open the CUDA device that the options mean, before sandbox_enter: its files are opened for writing.
- * A failure is told to those who ask, as any of a model that can't be loaded.
+ * Open the CUDA device that the options mean, if one. Before sandbox_enter: its files are opened for
+ * writing. An engine whose device is not there has to end: others may have theirs.
  */
-extern void model_host_open_device(ModelHostOptions *options);
+extern bool model_host_open_device(ModelHostOptions *options, Status *status);
 
 /* Start the thread. Requests that preparers have to finish go to the queue `preparing`. */
 extern bool model_host_start(ModelHost *host, const ModelHostOptions *options, int wake_fd,

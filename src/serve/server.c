@@ -208,7 +208,8 @@ begin(Server *server, Status *status)
 						  strerror(errno));
 	if (server->options.board_slot >= 0 && !map_slot(server, status))
 		return false;
-	model_host_open_device(&server->options.host);
+	if (!model_host_open_device(&server->options.host, status))
+		return false;
 	if (server->options.sandbox && !sandbox_enter(status))
 		log_write(ENGINE_WARNING, "%s", status->message);
 	return watch(server, server->options.listen_fd, EPOLLIN, &listen_mark, status) &&

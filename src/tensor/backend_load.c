@@ -106,7 +106,7 @@ open_device(int number, bool any_order, Backend **backend, Status *status)
 	}
 	count = library->devices(reason, sizeof(reason));
 	if (count == 0)
-		return status_set(status, STATUS_NOT_SUPPORTED, "no CUDA device was found: %s", reason);
+		return status_set(status, STATUS_NOT_SUPPORTED, "no CUDA device was found (%s)", reason);
 	if (number >= count)
 		return status_set(status, STATUS_NOT_SUPPORTED,
 						  "there is no CUDA device %d: this machine has %d, counted from 0",
@@ -149,7 +149,8 @@ backend_open_cuda(const DeviceOptions *options, Backend **backend, Status *statu
 		return true;
 	number = device_number(device);
 	if (number >= 0)
-		return open_device(number, options->any_order, backend, status);
+		return open_device(number, options->any_order, backend, status) ||
+			status_prefix(status, "device \"%.30s\"", device);
 	if (strncmp(device, "cuda", 4) == 0 && strchr(device, ',') != NULL)
 	{
 		status_set(status, STATUS_NOT_SUPPORTED, "several devices are not supported: \"%s\"", device);
