@@ -79,7 +79,6 @@ $(BUILD)/%.cc.o: src/%.cc
 
 CUDA ?= /usr/local/cuda
 NVCC ?= $(CUDA)/bin/nvcc
-CUDA_HEADERS := $(wildcard $(CUDA)/include/cublasLt.h)
 
 SEE_cuda := -Isrc/base -Isrc/tensor
 CUDA_SOURCES := $(wildcard cuda/*.cu)

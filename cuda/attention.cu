@@ -2,14 +2,14 @@
  * attention.cu - pages of keys and values, and attention over them, for one new token as for a
  * prompt, over its own sequence or over the latents of pictures.
  *
- * In memory: layer, page, head, and there the keys as vectors of 16 bytes [vectors of D][keys of the
- * page], so that the lanes of a warp, a key each, read whole lines; then the values [keys][D], whose
- * lanes are elements of D.
+ * In memory: layer, page, head, and there the keys as vectors of 16 bytes [vectors of D][keys of
+ * the page], so that the lanes of a warp, a key each, read whole lines; then the values [keys][D],
+ * whose lanes are elements of D.
  *
  * A block is one head of up to TILE_ROWS rows that see keys of the same list. It walks the keys
  * KEY_BLOCK at a time with a running softmax: scores, a thread a key; weights; values, a thread an
- * element. Blocks of keys begin at multiples of KEY_BLOCK of the sequence, and each row's sums go in
- * the order of its own keys: what a row computes does not depend on its company.
+ * element. Blocks of keys begin at multiples of KEY_BLOCK of the sequence, and each row's sums go
+ * in the order of its own keys: what a row computes does not depend on its company.
  */
 #include "cuda_backend.h"
 

@@ -8,9 +8,9 @@
  *	dS = scale * P (dP - rowsum(P dP))
  *	dq = dS k          dk = dS^T q
  *
- * Two kernels. The first has a block for each query and head: it walks the query's keys once for the
- * numbers of its row of P (largest score, sum, rowsum), which it keeps, and once more for dq. The
- * second has a block for each key and head of keys: from those numbers it computes its column of P
+ * Two kernels. The first has a block for each query and head: it walks the query's keys once for
+ * the numbers of its row of P (largest score, sum, rowsum), which it keeps, and once more for dq.
+ * The second has a block for each key and head of keys: from those numbers it computes its column of P
  * and dS anew, some queries at a time, and sums dk and dv over heads and queries in their order. P
  * itself is never stored, so the length of a sequence has no limit.
  *

@@ -286,7 +286,8 @@ make_choices(const Reading *reading, const RowStatistics *statistics, const Choi
 	for (int i = 0; i < reading->logits.rows; i++)
 	{
 		const RowStatistics *row = &statistics[i];
-		Candidate	chosen = row->choice.token >= 0 ? row->choice : Candidate{row->largest.logit, 0};
+		Candidate	chosen = row->choice.token >= 0 ? row->choice
+			: Candidate{row->largest.logit, 0};
 
 		if (rules[i].skipped)
 			continue;

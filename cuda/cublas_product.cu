@@ -131,8 +131,8 @@ cublas_pin(CudaBackend *cuda, int outputs, int depth, int64_t a_stride, bool a_t
 	int			found = 0;
 
 	if (preference != nullptr &&
-		make_descriptors(cuda, outputs, depth, cuda->any_order ? PROMPT_ROWS : PINNED_ROWS, a_stride, a_transposed, x_stride,
-						 outputs, &d))
+		make_descriptors(cuda, outputs, depth, cuda->any_order ? PROMPT_ROWS : PINNED_ROWS,
+						 a_stride, a_transposed, x_stride, outputs, &d))
 		note(cuda, cuda->cublas.heuristic(cuda->handle, d.description, d.a, d.x, d.y, d.y,
 										  preference, 1, &result, &found));
 	free_descriptors(cuda, &d);

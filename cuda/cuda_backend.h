@@ -172,7 +172,10 @@ extern bool cublas_pin(CudaBackend *cuda, int outputs, int depth, int64_t a_stri
 					   bool a_transposed, cublasLtMatmulAlgo_t *algorithm, Status *status);
 
 /* matmul.cu */
-/* x rounded to bf16 [R, stride], zeros behind its columns, until the next product; NULL: no memory. */
+/*
+ * x rounded to bf16 [R, stride], zeros behind its columns; valid until the next product. NULL: no
+ * memory.
+ */
 extern uint16_t *cuda_round_rows(CudaBackend *cuda, Tensor x, int64_t stride);
 extern void cuda_matmul(Backend *backend, Tensor y, Tensor x, const Weight *weight,
 						Epilogue epilogue);

@@ -2,10 +2,11 @@
  * matmul.cu - y [R, N] = x [R, K] W^T with weights of every format.
  *
  * bf16 weights go through cuBLASLt; so do, where sums may have any order, quantised ones that many
- * rows are multiplied with. For the others, and then for bf16 with few rows, a warp computes a tile of outputs and rows: its
- * lanes walk the inputs side by side, each with a vector of 16 bytes of every output's weights, so
- * that weights are read once, in whole lines; then the lanes' sums are added up, always in the same
- * tree. With one row, where reading the weights is all that takes time, a warp has one output.
+ * rows are multiplied with. For the others, and then for bf16 with few rows, a warp computes a tile
+ * of outputs and rows: its lanes walk the inputs side by side, each with a vector of 16 bytes of
+ * every output's weights, so that weights are read once, in whole lines; then the lanes' sums are
+ * added up, always in the same tree. With one row, where reading the weights is all that takes
+ * time, a warp has one output.
  *
  * The sum of an element is a chain in each lane and the tree over the lanes: a function of its row
  * and its output, whatever the tile.
@@ -189,7 +190,7 @@ store_value(const ProductArguments *p, int row, int output, float sum)
 	*y = p->accumulate ? *y + value : value;
 }
 
-/* ROWS * OUTPUTS is 1 or 32. Rows and outputs past the last are computed of the last, not stored. */
+/* ROWS * OUTPUTS is 1 or 32. Rows and outputs past the last are those of the last, not stored. */
 template <typename Format, int ROWS, int OUTPUTS>
 __global__ static void __launch_bounds__(WARPS * WARP)
 product_kernel(ProductArguments p)
@@ -441,12 +442,12 @@ multiply_bf16(CudaBackend *cuda, Tensor y, Tensor x, const Weight *weight, const
 		return;
 	multiply_by_cublas(cuda, &product, weight);
 	if (added && bias != nullptr)
-		LAUNCH(add_bias_kernel, element_grid(y.columns, y.rows), ROW_THREADS, 0, cuda->stream, cuda_rows(y), bias,
-			   epilogue->scale);
+		LAUNCH(add_bias_kernel, element_grid(y.columns, y.rows), ROW_THREADS, 0, cuda->stream,
+			   cuda_rows(y), bias, epilogue->scale);
 	else if (!finished && !added)
-		LAUNCH(finish_kernel, element_grid(y.columns, y.rows), ROW_THREADS, 0, cuda->stream, cuda_rows(y),
-			   cuda_rows(sums), bias, static_cast<int>(epilogue->activation), epilogue->scale,
-			   epilogue->accumulate);
+		LAUNCH(finish_kernel, element_grid(y.columns, y.rows), ROW_THREADS, 0, cuda->stream,
+			   cuda_rows(y), cuda_rows(sums), bias, static_cast<int>(epilogue->activation),
+			   epilogue->scale, epilogue->accumulate);
 }
 
 /* By kernels of our own. */

@@ -12,8 +12,8 @@
 #define HALVES 2
 
 /*
- * Left free for the backend's own: cuBLASLt, rounded rows, weights turned for gradients. An eighth of
- * what is free, at most RESERVE.
+ * Left free for the backend's own: cuBLASLt, rounded rows, weights as bf16. An eighth of what is
+ * free, at most RESERVE.
  */
 #define RESERVE ((size_t) 1 << 30)
 #define RESERVE_PART 8
@@ -42,7 +42,8 @@ cuda_memory_begin(CudaBackend *cuda, Status *status)
 void
 cuda_memory_end(CudaBackend *cuda)
 {
-	CudaScratch *scratches[] = {&cuda->rounded, &cuda->values, &cuda->sums, &cuda->reading, &cuda->statistics};
+	CudaScratch *scratches[] = {&cuda->rounded, &cuda->values, &cuda->sums, &cuda->reading,
+								&cuda->statistics};
 
 	if (cuda->stream != nullptr)
 		cudaStreamSynchronize(cuda->stream);

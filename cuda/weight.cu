@@ -61,7 +61,8 @@ read_row(const WeightMaker *maker, const WeightPart *part, int row)
 	{
 		size_t		blocks = static_cast<size_t>(maker->blocks);
 		size_t		bytes = static_cast<size_t>(quantized_row_bytes(part->type, maker->inputs));
-		uint16_t   *scales = reinterpret_cast<uint16_t *>(maker->codes);	/* aligned, unlike a file */
+		/* aligned, as those of a file need not be */
+		uint16_t   *scales = reinterpret_cast<uint16_t *>(maker->codes);
 
 		memcpy(scales, static_cast<const uint16_t *>(part->scales) +
 			   static_cast<size_t>(row) * blocks, blocks * sizeof(uint16_t));

@@ -153,8 +153,8 @@ backend_open_cuda(const DeviceOptions *options, Backend **backend, Status *statu
 			status_prefix(status, "device \"%.30s\"", device);
 	if (strncmp(device, "cuda", 4) == 0 && strchr(device, ',') != NULL)
 	{
-		status_set(status, STATUS_NOT_SUPPORTED, "several devices are not supported: \"%s\"", device);
-		return status_hint(status, "Name one of them.");
+		status_set(status, STATUS_USAGE, "an engine computes on one device, not on \"%s\"", device);
+		return status_hint(status, "mmgpt.device takes a list, and starts an engine for each.");
 	}
 	return status_set(status, STATUS_USAGE, "a device is auto, cpu, cuda or cuda:N, not \"%s\"",
 					  device);

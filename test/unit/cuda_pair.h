@@ -156,7 +156,8 @@ same_rows(Pair *pair, const char *what, Tensor all, int first, Tensor alone)
 	Tensor		other = to_host(pair, alone);
 
 	for (int r = 0; r < alone.rows; r++)
-		if (memcmp(cpu_row(some, r), cpu_row(other, r), (size_t) alone.columns * sizeof(float)) != 0)
+		if (memcmp(cpu_row(some, r), cpu_row(other, r),
+				   (size_t) alone.columns * sizeof(float)) != 0)
 			return UNIT_FAIL("%s: row %d has other bits in other company", what, first + r);
 	return true;
 }

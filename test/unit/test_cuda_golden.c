@@ -86,22 +86,25 @@ UNIT_TEST(forward_cases_match)
  */
 UNIT_TEST(steps_of_any_size_give_the_same_bits)
 {
+	static const WeightFormat formats[] = {WEIGHTS_F32, WEIGHTS_BF16, WEIGHTS_Q8, WEIGHTS_Q4};
 	ForwardCases cases = open_cases();
-	Engine		engine;
-	int			count;
-	float	   *whole;
-	float	   *pieces;
 
 	if (getenv("MMGPT_CUDA_LIBRARY") == NULL)
 		UNIT_SKIP(CUDA_SKIPPED);
-	engine = open_case(find_case(&cases, "vision_one_round"));
-	whole = run_case(&cases, &engine, "vision_one_round", NULL, 256, &count);
-	pieces = run_case(&cases, &engine, "vision_one_round", NULL, 3, &count);
-	UNIT_CHECK(memcmp(whole, pieces, (size_t) count *
-					  (size_t) engine.config->decoder.vocabulary * sizeof(float)) == 0);
-	free(whole);
-	free(pieces);
-	engine_close(&engine);
+	for (int i = 0; i < 4; i++)
+	{
+		Engine		engine = engine_open_on(MODEL_A, open_cuda(), 0, formats[i]);
+		int			count;
+		float	   *whole = run_case(&cases, &engine, "vision_one_round", NULL, 256, &count);
+		float	   *pieces = run_case(&cases, &engine, "vision_one_round", NULL, 3, &count);
+
+		if (memcmp(whole, pieces, (size_t) count *
+				   (size_t) engine.config->decoder.vocabulary * sizeof(float)) != 0)
+			UNIT_FAIL("%s: other bits", data_type_name(model_format(engine.model)));
+		free(whole);
+		free(pieces);
+		engine_close(&engine);
+	}
 	close_cases(&cases);
 }
 

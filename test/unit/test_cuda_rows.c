@@ -226,7 +226,8 @@ UNIT_TEST(rotary_turns_and_turns_back)
 	positions = integers(1, ROWS);
 	table = tensor_make(take(POSITIONS * SIZE * sizeof(float)), TYPE_F32, POSITIONS, SIZE);
 	for (int i = 0; i < POSITIONS * SIZE; i++)
-		((float *) table.data)[i] = i % SIZE < SIZE / 2 ? cosf((float) i) : sinf((float) (i - SIZE / 2));
+		((float *) table.data)[i] = i % SIZE < SIZE / 2 ? cosf((float) i)
+			: sinf((float) (i - SIZE / 2));
 	for (int i = 0; i < ROWS; i++)
 		((int32_t *) positions.data)[i] = (i * 4) % POSITIONS;
 	device[0] = to_device(&pair, x);

@@ -183,7 +183,8 @@ static void
 run_freed(void)
 {
 	cudaFree(memory);
-	LAUNCH(read_kernel, 1, THREADS, 0, stream, memory, static_cast<const float *>(memory + THREADS));
+	LAUNCH(read_kernel, 1, THREADS, 0, stream, memory,
+		   static_cast<const float *>(memory + THREADS));
 }
 
 static void
