@@ -2,9 +2,8 @@
  * scheduler.c - see scheduler.h.
  *
  * A generation is in one of two lists: waiting (in order of arrival) or running (in order of
- * admission). A step
- * goes: throw out what was cancelled, admit what has room, encode pictures, form the batch,
- * compute it, and hand each generation its tokens. Whoever finishes leaves the lists
+ * admission). A step goes: throw out what was cancelled, encode pictures, admit what has room, form
+ * the batch, compute it, and hand each generation its tokens. Whoever finishes leaves the lists
  * before its callback runs, so the callback may submit the next part of a request.
  */
 #include "scheduler_internal.h"
@@ -226,18 +225,24 @@ largest_length(const Generation *generation)
 	return generation->prompt_count + new_tokens - 1;
 }
 
-/* True if the generation may start now. */
+/* True if there are pages for the generation now. */
 static bool
 has_room(const Scheduler *scheduler, const Generation *generation)
 {
-	const PictureSet *pictures = generation->pictures;
 	int			pages = model_pages_for(scheduler->model, largest_length(generation)) +
 		extra_pages(scheduler, generation);
 
-	if (!prefix_cache_make_room(scheduler->prefix_cache, pages + scheduler->promised))
-		return false;
-	return pictures == NULL || pictures->media != NULL ||
-		media_cache_make_room(scheduler->media_cache, pictures->count);
+	return prefix_cache_make_room(scheduler->prefix_cache, pages + scheduler->promised);
+}
+
+/*
+ * Whether the generation's picture still has to be encoded. Those behind it go on meanwhile: they
+ * may hold the room that it waits for, as the order can change while they wait for pages.
+ */
+static bool
+lacks_picture(const Generation *generation)
+{
+	return generation->pictures != NULL && generation->pictures->media == NULL;
 }
 
 /* A request that would not fit an empty engine must not wait for ever. */
@@ -469,10 +474,10 @@ admit(Scheduler *scheduler)
 			take_waiting(scheduler, generation);
 			finish(scheduler, generation, FINISH_FAILED);
 		}
+		else if (lacks_picture(generation))
+			continue;
 		else if (!has_room(scheduler, generation))
 			break;				/* keep the order, so that a large request is not starved */
-		else if (generation->pictures != NULL && generation->pictures->media == NULL)
-			continue;			/* its turn to be encoded comes in the next step */
 		else
 		{
 			take_waiting(scheduler, generation);
@@ -555,6 +560,7 @@ scheduler_step(Scheduler *scheduler)
 	Status		status;
 	uint64_t	begin_ns;
 
+	arena_reset(scheduler->scratch);
 	drop_cancelled(scheduler);
 	admit(scheduler);
 	scores_open(scheduler);
@@ -574,7 +580,6 @@ scheduler_step(Scheduler *scheduler)
 #ifdef MMGPT_FAULTS
 	slow_down(scheduler);
 #endif
-	arena_reset(scheduler->scratch);
 	if (choose_all(scheduler, &status))
 	{
 		budget_count_step(&scheduler->budget, scheduler->token_count - scheduler->answer_tokens,

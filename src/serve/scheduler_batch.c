@@ -203,7 +203,8 @@ form_batch(Scheduler *scheduler)
 	scheduler->logit_count = 0;
 	for (int i = 0; i < count; i++)
 	{
-		Generation *generation = scheduler->running[(scheduler->turn + i) % count];
+		uint32_t	place = (scheduler->turn + (uint32_t) i) % (uint32_t) count;
+		Generation *generation = scheduler->running[place];
 
 		if (beams_running(generation))
 			beams_add(scheduler, generation);

@@ -31,7 +31,7 @@ typedef struct StepPart
 typedef struct PromptClaim
 {
 	uint64_t	session;
-	uint64_t	last_share;		/* step in which it was given some, or in which its newest one came */
+	uint64_t	last_share;		/* step in which it was given some, or its newest one came */
 	int			wanted;			/* tokens */
 	int			given;
 } PromptClaim;
@@ -49,7 +49,7 @@ struct Scheduler
 	Generation **running;		/* [max_running] */
 	int			running_count;
 	int			promised;		/* pages that beams and branches may still take by forking */
-	int			turn;			/* whose answer goes first in the next step */
+	uint32_t	turn;			/* whose answer goes first in the next step */
 	StepBudget	budget;
 	MediaCache *media_cache;
 	PrefixCache *prefix_cache;

@@ -8,6 +8,7 @@
 #define MILLISECOND UINT64_C(1000000)
 #define CHUNK 24
 #define MANY 32
+#define LITTLE_ROOM 4
 
 /* A model with a scheduler that takes pieces of a fixed size. */
 typedef struct Bench
@@ -273,13 +274,17 @@ UNIT_TEST(an_answer_goes_on_while_pictures_are_encoded)
 
 /* ---- room ---- */
 
-/* A model with the least memory limit that it opens with: it holds the keys of few contexts. */
+/*
+ * A model with the least memory limit that it opens with: it holds the keys of few contexts, and
+ * LITTLE_ROOM pictures.
+ */
 static Bench
 open_small_bench(void)
 {
 	Bench		bench = {.engine = engine_open(MODEL_A, "auto", 1, -1)};
 	ModelDescription description;
-	ModelOptions options = {.attend_previous = -1, .max_step_tokens = 64, .max_images = 4};
+	ModelOptions options = {.attend_previous = -1, .max_step_tokens = 64,
+		.max_images = LITTLE_ROOM, .media_bytes = 1};
 	Model	   *model = NULL;
 
 	model_describe(bench.engine.model, &description);
@@ -319,6 +324,45 @@ UNIT_TEST(those_without_room_wait_for_it)
 	/* it did not have to wait until all the others were gone */
 	UNIT_CHECK(asked[MANY / 2]->place < MANY);
 	close_bench(&bench);
+}
+
+/*
+ * Encoded pictures of those who wait for pages take all room for pictures when somebody whose turn
+ * comes before theirs needs some: they must go on, or nobody would.
+ */
+UNIT_TEST(pictures_of_those_who_wait_do_not_block_the_first)
+{
+	Bench		bench = open_small_bench();
+	GoldenFile	tensors = golden_open(MODEL_A "/forward.safetensors");
+	Picture		picture = {NULL, golden_values(&tensors, "pixels.", "img0", NULL)};
+	PictureSet	sets[LITTLE_ROOM + 1];
+	Asked	   *asked[LITTLE_ROOM + 1];
+	Asked	   *before;
+	int			context = bench.engine.config->decoder.context;
+	atomic_bool gone = false;
+
+	bench.options.max_tokens = context;
+	before = submit(&bench, 1, 20, context - 20);	/* it takes the pages of all */
+	before->generation->cancelled = &gone;
+	/* the first one comes after the others, as its session has one running */
+	for (int i = 0; i <= LITTLE_ROOM; i++)
+	{
+		sets[i] = (PictureSet) {.pictures = &picture, .count = 1};
+		asked[i] = submit(&bench, i + 1, context - 40, 8);
+		asked[i]->generation->pictures = &sets[i];
+	}
+	for (int i = 0; i < 4 * LITTLE_ROOM; i++)
+		step(&bench);
+	for (int i = 0; i <= LITTLE_ROOM; i++)
+		UNIT_EQUAL_INT(sets[i].media != NULL, i > 0);
+	atomic_store(&gone, true);
+	for (int i = 0; i < 10000 && bench.done <= LITTLE_ROOM + 1; i++)
+		scheduler_step(bench.scheduler);
+	for (int i = 0; i <= LITTLE_ROOM; i++)
+		UNIT_EQUAL_INT(asked[i]->generation->finish, FINISH_LENGTH);
+	golden_close(&tensors);
+	if (bench.done > LITTLE_ROOM + 1)
+		close_bench(&bench);
 }
 
 UNIT_TEST(what_can_never_fit_fails_with_the_numbers)
