@@ -187,7 +187,10 @@ may_be_passed(const Server *server, const Request *request)
 		server->encoding > 0 && server->encoding >= server->preparers - 1;
 }
 
-/* The fewest requests at work of a connection that waits for more; those behind one alone don't. */
+/*
+ * The fewest requests at work of a connection that waits for more and could start one now; those
+ * behind one alone can't.
+ */
 static int
 fewest_started(const Server *server)
 {
@@ -198,7 +201,7 @@ fewest_started(const Server *server)
 	{
 		const Connection *connection = request->connection;
 
-		if (connection->started < fewest)
+		if (connection->started < fewest && !may_be_passed(server, request))
 			fewest = connection->started;
 	}
 	return fewest;
