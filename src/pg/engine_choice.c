@@ -5,11 +5,11 @@
  * same one: a hash of the picture names the engine. Where that one has clearly more to do than
  * another the question goes to the least busy one, which encodes the picture anew, and so less work
  * waits. Requests without a picture stay with the engine that the session's number names, where the
- * beginning of their dialogues is. Engines that have not come up are left out as long as another
- * has.
+ * beginning of their dialogues is. Only engines in the best state that any is in are chosen: one
+ * that is about to start goes before one that doesn't start, or has no model.
  *
- * The answer is the same whichever engine gives it (docs/architecture.md), so a choice by loads that
- * are a moment old does no harm.
+ * The answer is the same whichever engine gives it (docs/architecture.md), so a choice by loads
+ * that are a moment old does no harm.
  */
 #include "postgres.h"
 
@@ -24,6 +24,7 @@
 #define SLACK 2
 /* Bytes at either end of a picture that are hashed; files of pictures differ there. */
 #define HASHED_BYTES 512
+#define NO_ENGINE (-1)
 
 /* The same for the same picture; without one, the same for a session. */
 static uint32
@@ -34,46 +35,59 @@ request_hash(const EngineRequest *request)
 	if (request == NULL || request->image_length == 0)
 		return hash_bytes_uint32((uint32) MyProcPid);
 	part = Min(request->image_length, HASHED_BYTES);
-	return hash_bytes(request->image, (int) part) ^
-		hash_bytes(request->image + request->image_length - part, (int) part) ^
-		hash_bytes_uint32((uint32) request->image_length);
+	return hash_combine(hash_bytes(request->image, (int) part),
+						hash_bytes(request->image + request->image_length - part, (int) part));
 }
 
-/* Whether an engine may be chosen, given the best state that any is in. */
+/* Choose as engine_choose does; `avoided` is known not to start or to have no model. */
 static int
-slot_rank(const EngineSlot *slot)
-{
-	return slot->process == 0 ? 0 : slot->ready ? 2 : 1;
-}
-
-int
-engine_choose(const EngineRequest *request)
+choose(const EngineRequest *request, int avoided)
 {
 	EngineBoard board;
 	int			engines = setting_engines();
-	int			best_rank = 0;
+	int			best = ENGINE_NONE;
 	int			least = -1;
 	int			named;
 
-	if (engines == 1)
-		return 0;
-	named = (int) (request_hash(request) % (uint32) engines);
-	if (!supervisor_file_read_board(&board))
+	if (engines == 1 || !supervisor_file_read_board(&board))
 		return 0;				/* whose socket every supervisor makes */
+	named = (int) (request_hash(request) % (uint32_t) engines);
+	if (avoided >= 0)
+		board.slots[avoided].state = Min(board.slots[avoided].state, ENGINE_FAILING);
 	for (int i = 0; i < engines; i++)
-		best_rank = Max(best_rank, slot_rank(&board.slots[i]));
-	if (best_rank == 0)
+		best = Max(best, board.slots[i].state);
+	if (best == ENGINE_NONE)
 		return 0;
 	for (int i = 0; i < engines; i++)
 	{
 		int			engine = (named + i) % engines;
 
-		if (slot_rank(&board.slots[engine]) == best_rank &&
+		if (board.slots[engine].state == best &&
 			(least < 0 || board.slots[engine].load < board.slots[least].load))
 			least = engine;
 	}
-	if (request != NULL && slot_rank(&board.slots[named]) == best_rank &&
+	if (request != NULL && board.slots[named].state == best &&
 		board.slots[named].load <= board.slots[least].load + SLACK)
 		return named;
 	return least;
+}
+
+int
+engine_choose(const EngineRequest *request)
+{
+	return choose(request, NO_ENGINE);
+}
+
+bool
+engine_choose_again(const EngineRequest *request, const Status *status, int *tries, int *engine)
+{
+	int			other;
+
+	if (status->code != STATUS_MODEL_UNAVAILABLE || ++*tries >= setting_engines())
+		return false;
+	other = choose(request, *engine);
+	if (other == *engine)
+		return false;
+	*engine = other;
+	return true;
 }

@@ -97,8 +97,9 @@ take_bytes(EngineProbe *probe, const uint8_t *bytes, size_t count)
 			if (!wire_header_read(probe->header, &header))
 				return;
 			probe->skip = header.length;
+			probe->refused = header.type == WIRE_ERROR;
 			probe->answered = header.type == WIRE_STARTED || header.type == WIRE_ANSWER ||
-				header.type == WIRE_ERROR;
+				probe->refused;
 		}
 	}
 }

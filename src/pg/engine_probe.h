@@ -15,6 +15,7 @@ typedef struct EngineProbe
 {
 	int			socket;			/* -1 when there is nothing to read any more */
 	bool		answered;		/* the engine worked on the question, or refused it */
+	bool		refused;		/* it did, as its model could not be loaded */
 	uint8_t		header[WIRE_HEADER_SIZE];	/* of the frame being read */
 	size_t		filled;			/* bytes of it */
 	size_t		skip;			/* bytes of payload still to be passed over */

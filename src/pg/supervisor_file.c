@@ -11,7 +11,6 @@
 #include <signal.h>
 #include <stdio.h>
 #include <sys/file.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "miscadmin.h"
@@ -55,20 +54,36 @@ supervisor_socket_path(int engine, char *path, size_t size)
 		snprintf(path, size, "%s.%d", SUPERVISOR_SOCKET_PATH, engine);
 }
 
-EngineBoard *
-supervisor_file_map_board(int descriptor)
+/* Write a part of the file; a failure is logged. */
+static void
+write_part(int descriptor, const void *bytes, size_t length, off_t offset)
 {
-	EngineBoard *board = MAP_FAILED;
+	ssize_t		written;
 
-	if (ftruncate(descriptor, ENGINE_BOARD_OFFSET + sizeof(EngineBoard)) == 0)
-		board = mmap(NULL, sizeof(EngineBoard), PROT_READ | PROT_WRITE, MAP_SHARED, descriptor,
-					 ENGINE_BOARD_OFFSET);
-	if (board != MAP_FAILED)
-		return board;
+	errno = 0;
+	written = pwrite(descriptor, bytes, length, offset);
+	if (written == (ssize_t) length)
+		return;
+	if (written >= 0 && errno == 0)
+		errno = ENOSPC;
 	ereport(LOG,
 			(errcode_for_file_access(),
-			 errmsg("could not map file \"%s\": %m", SUPERVISOR_LOCK_PATH)));
-	return NULL;
+			 errmsg("could not write file \"%s\": %m", SUPERVISOR_LOCK_PATH)));
+}
+
+void
+supervisor_file_clear_board(int descriptor)
+{
+	EngineBoard board = {0};
+
+	write_part(descriptor, &board, sizeof(board), ENGINE_BOARD_OFFSET);
+}
+
+void
+supervisor_file_write_slot(int descriptor, int engine, const EngineSlot *slot, bool keep_load)
+{
+	write_part(descriptor, slot, keep_load ? offsetof(EngineSlot, load) : sizeof(*slot),
+			   (off_t) (ENGINE_BOARD_OFFSET + (size_t) engine * sizeof(*slot)));
 }
 
 bool
@@ -115,10 +130,7 @@ supervisor_file_write(int descriptor, const SupervisorState *state)
 
 	snprintf(line, sizeof(line), LINE_FORMAT, state->supervisor, state->postmaster,
 			 state->engines, state->starts);
-	if (pwrite(descriptor, line, LINE_LENGTH, 0) != LINE_LENGTH)
-		ereport(LOG,
-				(errcode_for_file_access(),
-				 errmsg("could not write file \"%s\": %m", SUPERVISOR_LOCK_PATH)));
+	write_part(descriptor, line, LINE_LENGTH, 0);
 }
 
 /* Read the state that a supervisor of this server wrote, which may be gone. */

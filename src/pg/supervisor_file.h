@@ -48,8 +48,12 @@ extern void supervisor_file_write(int descriptor, const SupervisorState *state);
 /* Write the path of an engine's socket. */
 extern void supervisor_socket_path(int engine, char *path, size_t size);
 
-/* Map the board of an open file, growing the file to hold it; NULL, with a log line, on failure. */
-extern EngineBoard *supervisor_file_map_board(int descriptor);
+/* Make the board of an open file say that there are no engines; a failure is logged. */
+extern void supervisor_file_clear_board(int descriptor);
+
+/* Write an engine's slot, all or as far as the engine's load; a failure is logged. */
+extern void supervisor_file_write_slot(int descriptor, int engine, const EngineSlot *slot,
+									   bool keep_load);
 
 /* Read the board; false when there is none. */
 extern bool supervisor_file_read_board(EngineBoard *board);

@@ -7,16 +7,17 @@
  *
  * Its life: take the lock that makes it unique (supervisor_file.h), bind the
  * socket that backends call, then turn in a loop: start the engine when it is
- * due, report its log, notice its end. Where mmgpt.device is a list there is an engine
- * for each device, with a socket of its own, and what follows is true of each. After an end it waits, 0.1 s at first and
- * twice as long each time, up to 30 s; an engine that came up (engine_probe.h)
- * or lived 10 s starts the series anew. While it waits, callers queue in the
- * socket's backlog. But once three engines in a row ended within their first 10 s
- * without coming up, making callers wait would be wrong: the supervisor then takes
- * their calls itself and answers each with one ERROR frame of id 0, in place of
- * HELLO, that gives the last line of the engine's log. The next attempt ends this.
- * Engines that a request killed do not count: that request's own call fails, and
- * nobody else's.
+ * due, report its log, notice its end. Where mmgpt.device is a list there is an
+ * engine for each device, with a socket of its own, and what follows is true of each.
+ *
+ * After an end it waits, 0.1 s at first and twice as long each time, up to 30 s; an
+ * engine that came up (engine_probe.h) or lived 10 s starts the series anew. While it
+ * waits, callers queue in the socket's backlog. But once three engines in a row ended
+ * within their first 10 s without coming up, making callers wait would be wrong: the
+ * supervisor then takes their calls itself and answers each with one ERROR frame of
+ * id 0, in place of HELLO, that gives the last line of the engine's log. The next
+ * attempt ends this. Engines that a request killed do not count: that request's own
+ * call fails, and nobody else's.
  *
  * SIGHUP re-reads the configuration, and restarts an engine if it would be
  * started differently now. SIGUSR2 restarts all in any case (mmgpt_restart).
@@ -89,7 +90,6 @@ typedef struct Supervisor
 {
 	int			lock;			/* descriptor of the locked file */
 	SupervisorState state;		/* what the locked file says */
-	EngineBoard *board;			/* in that file; NULL where it can't be mapped */
 	Charge		charges[ENGINES_MAX];	/* state.engines of them */
 	bool		resumed;		/* a worker was asked to look for jobs without one */
 } Supervisor;
@@ -301,19 +301,27 @@ refresh_arguments(Charge *charge)
 	return changed;
 }
 
-/* Tell others, through the locked file, which engines run, and whether this one has come up. */
-static void
-publish_state(Supervisor *supervisor, const Charge *charge)
+/* What backends are told about an engine, which may be one that is not looked after any more. */
+static EngineState
+charge_state(const Supervisor *supervisor, const Charge *charge)
 {
-	EngineSlot *slot = supervisor->board == NULL ? NULL : &supervisor->board->slots[charge->number];
+	if (charge->number >= supervisor->state.engines)
+		return ENGINE_NONE;
+	if (charge->probe.refused || (!charge->probe.answered &&
+								  charge->early_ends >= EARLY_ENDS_REFUSED))
+		return ENGINE_FAILING;
+	return charge->probe.answered ? ENGINE_READY : ENGINE_STARTING;
+}
 
-	if (slot != NULL)
-	{
-		slot->ready = charge->probe.answered ? 1 : 0;
-		if (slot->process != (int32_t) charge->engine.pid)
-			slot->load = 0;
-		slot->process = (int32_t) charge->engine.pid;
-	}
+/* Tell others, through the locked file, which engines run, and how this one is. */
+static void
+publish_state(const Supervisor *supervisor, const Charge *charge)
+{
+	EngineSlot	slot = {.process = (int32_t) charge->engine.pid,
+						.state = (int32_t) charge_state(supervisor, charge)};
+
+	/* what runs may have told its load already; what ended has none */
+	supervisor_file_write_slot(supervisor->lock, charge->number, &slot, charge->engine.pid != 0);
 	supervisor_file_write(supervisor->lock, &supervisor->state);
 }
 
@@ -334,7 +342,7 @@ note_end(Supervisor *supervisor, Charge *charge)
 	charge->due = now + charge->delay_ms * NS_PER_MS;
 	charge->delay_ms = Min(charge->delay_ms * 2, LAST_DELAY_MS);
 	engine_probe_end(&charge->probe);
-	charge->probe.answered = false;
+	engine_probe_clear(&charge->probe);
 	publish_state(supervisor, charge);
 }
 
@@ -378,7 +386,7 @@ restart_engine(Supervisor *supervisor, Charge *charge)
 {
 	engine_process_stop(&charge->engine);
 	engine_probe_end(&charge->probe);
-	charge->probe.answered = false;
+	engine_probe_clear(&charge->probe);
 	charge->early_ends = 0;
 	charge->delay_ms = FIRST_DELAY_MS;
 	charge->due = clock_now_ns();
@@ -397,25 +405,24 @@ add_charge(Supervisor *supervisor)
 	engine_probe_clear(&charge->probe);
 	charge->delay_ms = FIRST_DELAY_MS;
 	charge->due = clock_now_ns();
-	publish_state(supervisor, charge);
 	refresh_arguments(charge);
 	charge->listener = bind_listener(charge->number);
+	publish_state(supervisor, charge);
 }
 
 /* End the last engine and hang up on those that call it: they will choose another one. */
 static void
 remove_charge(Supervisor *supervisor)
 {
-	Charge	   *charge = &supervisor->charges[supervisor->state.engines - 1];
+	Charge	   *charge = &supervisor->charges[--supervisor->state.engines];
 	char		path[MAXPGPATH];
 
+	publish_state(supervisor, charge);	/* first of all, so that nobody chooses it any more */
 	restart_engine(supervisor, charge);
 	close(charge->listener);
 	supervisor_socket_path(charge->number, path, sizeof(path));
 	unlink(path);
 	MemoryContextDelete(charge->arguments_context);
-	supervisor->state.engines--;
-	publish_state(supervisor, charge);
 }
 
 /* Do what the configuration says now. */
@@ -590,9 +597,7 @@ mmgpt_supervisor_main(Datum argument)
 	supervisor.lock = take_lock();
 	supervisor.state.supervisor = MyProcPid;
 	supervisor.state.postmaster = PostmasterPid;
-	supervisor.board = supervisor_file_map_board(supervisor.lock);
-	if (supervisor.board != NULL)
-		memset(supervisor.board, 0, sizeof(*supervisor.board));
+	supervisor_file_clear_board(supervisor.lock);
 	follow_configuration(&supervisor);
 	for (;;)
 	{

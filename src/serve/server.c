@@ -5,13 +5,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -173,19 +173,35 @@ start_preparers(Server *server, Status *status)
 	return true;
 }
 
-/* Map our slot of the board, which lives as long as the process. */
+/* See that there is a board to tell the load on, where that was asked for. */
 static bool
-map_slot(Server *server, Status *status)
+check_board(const Server *server, Status *status)
 {
-	EngineBoard *board = mmap(NULL, sizeof(EngineBoard), PROT_READ | PROT_WRITE, MAP_SHARED,
-							  ENGINE_BOARD_FD, ENGINE_BOARD_OFFSET);
+	struct stat info;
 
-	if (board == MAP_FAILED)
-		return status_set(status, STATUS_IO, "could not map the board of engines: %s",
-						  strerror(errno));
-	server->slot = &board->slots[server->options.board_slot];
-	atomic_store(&server->slot->load, 0);
-	return true;
+	if (server->options.board_slot < 0 ||
+		(fstat(ENGINE_BOARD_FD, &info) == 0 && S_ISREG(info.st_mode)))
+		return true;
+	return status_set(status, STATUS_IO, "descriptor %d is not the file of the board",
+					  ENGINE_BOARD_FD);
+}
+
+/*
+ * Tell backends on the board how much there is to do, where that changed. A failure, such as a full
+ * disk, makes their choice a worse one and nothing else.
+ */
+static void
+tell_load(Server *server)
+{
+	size_t		slot = (size_t) server->options.board_slot;
+	size_t		place = ENGINE_BOARD_OFFSET + offsetof(EngineBoard, slots) +
+		slot * sizeof(EngineSlot) + offsetof(EngineSlot, load);
+	int32_t		load = metrics_load(server);
+
+	if (load == server->told_load)
+		return;
+	if (pwrite(ENGINE_BOARD_FD, &load, sizeof(load), (off_t) place) == (ssize_t) sizeof(load))
+		server->told_load = load;
 }
 
 static bool
@@ -193,7 +209,8 @@ begin(Server *server, Status *status)
 {
 	set_signals(server);
 	raise_descriptor_limit();
-	if (server->options.listen_fd < 0 && !make_socket(server, status))
+	if (!check_board(server, status) ||
+		(server->options.listen_fd < 0 && !make_socket(server, status)))
 		return false;
 	fcntl(server->options.listen_fd, F_SETFL, O_NONBLOCK);
 	server->waiting_end = &server->waiting;
@@ -206,8 +223,6 @@ begin(Server *server, Status *status)
 	if (server->started == NULL || server->epoll_fd < 0 || server->wake_fd < 0)
 		return status_set(status, STATUS_IO, "could not set up the event loop: %s",
 						  strerror(errno));
-	if (server->options.board_slot >= 0 && !map_slot(server, status))
-		return false;
 	if (!model_host_open_device(&server->options.host, status))
 		return false;
 	if (server->options.sandbox && !sandbox_enter(status))
@@ -501,8 +516,8 @@ loop(Server *server)
 			reported = clock_now_ns();
 			admission_report_progress(server);
 		}
-		if (server->slot != NULL)
-			atomic_store_explicit(&server->slot->load, metrics_load(server), memory_order_relaxed);
+		if (server->options.board_slot >= 0)
+			tell_load(server);
 		resumed = may_resume(server);
 		tidy_connections(server);
 	}

@@ -37,7 +37,7 @@ typedef struct TrainingDesk
 typedef struct Server
 {
 	ServerOptions options;
-	EngineSlot *slot;			/* on the board; NULL: there is none */
+	int32_t		told_load;		/* what the board says */
 	int			epoll_fd;
 	int			wake_fd;
 	bool		stop;
