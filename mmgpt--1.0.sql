@@ -554,7 +554,7 @@ COMMENT ON VIEW mmgpt_stat IS
 'What each engine has done since it was started, from mmgpt_status(): a row for each; there is one unless mmgpt.device is a list.';
 COMMENT ON COLUMN mmgpt_stat.engine IS 'Its place in mmgpt.device, from 0.';
 COMMENT ON COLUMN mmgpt_stat.pid IS 'Process id.';
-COMMENT ON COLUMN mmgpt_stat.state IS 'loading, ready, or failed: the model cannot be loaded.';
+COMMENT ON COLUMN mmgpt_stat.state IS 'loading, ready, or failed: the model cannot be loaded or the engine does not start, and most columns are NULL.';
 COMMENT ON COLUMN mmgpt_stat.device IS 'What it computes on; NULL until the model is loaded.';
 COMMENT ON COLUMN mmgpt_stat.weight_format IS 'f32, bf16, q8 or q4; NULL until the model is loaded.';
 COMMENT ON COLUMN mmgpt_stat.uptime IS 'Time since its start.';

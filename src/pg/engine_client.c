@@ -1,9 +1,9 @@
 /*
  * engine_client.c - the backend's side of the conversation with the engine.
  *
- * Each backend keeps one connection to each engine that it asked (mostly there is one,
- * see engine_choice.c). A request gets an id, is sent, and the
- * backend waits on an event set: its latch, the postmaster's death, the socket.
+ * Each backend keeps one connection to each engine that it asked (mostly there is one, see
+ * engine_choice.c). A request gets an id, is sent, and the backend waits on an event set: its
+ * latch, the postmaster's death, the socket.
  * It always reads while it writes, so that neither side waits for the other.
  * Frames with another id are dropped: they answer a call that was cancelled.
  *
@@ -129,7 +129,8 @@ take_frames(Call *call)
 	WireHeader	header;
 	const uint8_t *payload;
 
-	while (call->outcome == OUTCOME_NONE && engine_connection_take(call->connection, &header, &payload))
+	while (call->outcome == OUTCOME_NONE &&
+		   engine_connection_take(call->connection, &header, &payload))
 	{
 		if (header.type == WIRE_HELLO)
 			engine_connection_greet(call->connection, payload, header.length);
@@ -307,23 +308,25 @@ raise_lost_twice(void)
 	status_raise(&status);
 }
 
-/* Ask one engine, or where that is ANY_ENGINE, the one to choose, as often as it takes. */
-static void
-ask(EngineRequest *request, EngineAnswer *answer, int engine)
+/*
+ * Ask one engine, or where that is ANY_ENGINE, the one to choose, as often as it takes. False, with
+ * the reason in call->status, where it refuses.
+ */
+static bool
+ask(Call *call, EngineRequest *request, EngineAnswer *answer, int engine)
 {
-	Call		call;
+	int			asked = engine == ANY_ENGINE ? engine_choose(request) : engine;
+	int			refusals = 0;
 	bool		alone = false;
 
 	if (request->writer.overflow)
 		ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR), errmsg("an mmgpt request overflowed")));
 	for (;;)
 	{
-		int			asked = engine == ANY_ENGINE ? engine_choose(request) : engine;
-
-		switch (call_once(&call, request, answer, asked))
+		switch (call_once(call, request, answer, asked))
 		{
 			case OUTCOME_ANSWERED:
-				return;
+				return true;
 			case OUTCOME_LOST_RUNNING:
 				if (alone)
 					raise_lost_twice();
@@ -334,19 +337,32 @@ ask(EngineRequest *request, EngineAnswer *answer, int engine)
 				break;
 			case OUTCOME_FAILED:
 			case OUTCOME_NONE:
-				status_raise(&call.status);
+				if (engine != ANY_ENGINE ||
+					!engine_choose_again(request, &call->status, &refusals, &asked))
+					return false;
+				continue;
 		}
+		if (engine == ANY_ENGINE)
+			asked = engine_choose(request);
 	}
 }
 
 void
 engine_ask(EngineRequest *request, EngineAnswer *answer)
 {
-	ask(request, answer, ANY_ENGINE);
+	Call		call;
+
+	if (!ask(&call, request, answer, ANY_ENGINE))
+		status_raise(&call.status);
 }
 
-void
-engine_ask_one(EngineRequest *request, EngineAnswer *answer, int engine)
+bool
+engine_ask_one(EngineRequest *request, EngineAnswer *answer, int engine, Status *status)
 {
-	ask(request, answer, engine);
+	Call		call;
+
+	if (ask(&call, request, answer, engine))
+		return true;
+	*status = call.status;
+	return false;
 }

@@ -4,9 +4,11 @@
 #ifndef MMGPT_ENGINE_CLIENT_H
 #define MMGPT_ENGINE_CLIENT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
+#include "status.h"
 #include "wire_message.h"
 
 /*
@@ -35,8 +37,9 @@ typedef struct EngineAnswer
  */
 extern void engine_ask(EngineRequest *request, EngineAnswer *answer);
 
-/* The same of one of several engines, by its number. */
-extern void engine_ask_one(EngineRequest *request, EngineAnswer *answer, int engine);
+/* The same of one of several engines, by its number. False, with the reason, where it refuses. */
+extern bool engine_ask_one(EngineRequest *request, EngineAnswer *answer, int engine,
+						   Status *status);
 
 /* Forget all connections, so that the next request makes a new one. */
 extern void engine_disconnect(void);

@@ -68,13 +68,19 @@ greet(EngineLine *line)
 static void
 connect_line(EngineLine *line)
 {
+	int			engine = engine_choose(NULL);
+	int			refusals = 0;
+
 	while (line->connection.socket < 0)
 	{
-		engine_connection_open(&line->connection, engine_choose(NULL));
+		status_clear(&line->refusal);
+		engine_connection_open(&line->connection, engine);
 		if (greet(line))
 			return;
 		engine_connection_close(&line->connection);
-		if (!status_good(&line->refusal))
+		if (status_good(&line->refusal))
+			engine = engine_choose(NULL);
+		else if (!engine_choose_again(NULL, &line->refusal, &refusals, &engine))
 			status_raise(&line->refusal);
 	}
 }

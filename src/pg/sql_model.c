@@ -8,12 +8,14 @@
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/json.h"
 #include "utils/jsonb.h"
 
 #include "arguments.h"
 #include "pg_compat.h"
 #include "results.h"
 #include "settings.h"
+#include "status_to_sqlstate.h"
 #include "supervisor_control.h"
 
 SQL_FUNCTION(mmgpt_image_info);
@@ -37,7 +39,6 @@ mmgpt_image_info(PG_FUNCTION_ARGS)
 	engine_ask(&request, &answer);
 	return result_jsonb(&answer);
 }
-
 
 /* mmgpt_token_count(text) -> integer */
 Datum
@@ -76,16 +77,54 @@ may_see_model(void)
 	return superuser() || has_privs_of_role(GetUserId(), ROLE_PG_READ_ALL_SETTINGS);
 }
 
-/* What one engine tells, without what the caller may not see. */
+/*
+ * Whether the supervisor looks after an engine of the list: while the configuration changes it may
+ * not yet, or not any more, and nobody would answer at its socket.
+ */
+static bool
+engine_is_there(int engine)
+{
+	EngineBoard board;
+
+	return engine == 0 || !supervisor_file_read_board(&board) ||
+		board.slots[engine].state != ENGINE_NONE;
+}
+
+/* What is told about an engine that refuses to tell anything. */
 static Datum
-engine_report(int engine)
+refusal_report(const Status *status)
+{
+	const char *reason = status->detail[0] != '\0' ? status->detail : status->message;
+	StringInfoData report;
+
+	initStringInfo(&report);
+	appendStringInfoString(&report, "{\"state\": \"failed\", \"failure\": ");
+	escape_json(&report, result_text_to_server(reason, strlen(reason)));
+	appendStringInfoChar(&report, '}');
+	return DirectFunctionCall1(jsonb_in, CStringGetDatum(report.data));
+}
+
+/*
+ * What one engine tells, without what the caller may not see. Of several, one that does not start
+ * keeps nobody from what the others tell.
+ */
+static Datum
+engine_report(int engine, int engines)
 {
 	EngineRequest request;
 	EngineAnswer answer;
+	Status		status;
 	Datum		report;
 
+	if (!engine_is_there(engine))
+		return DirectFunctionCall1(jsonb_in, CStringGetDatum("{\"state\": \"loading\"}"));
 	request_begin(&request, WIRE_KIND_STATUS);
-	engine_ask_one(&request, &answer, engine);
+	if (!engine_ask_one(&request, &answer, engine, &status))
+	{
+		if (engines == 1)
+			status_raise(&status);
+		return refusal_report(&status);
+	}
 	report = result_jsonb(&answer);
 	if (may_see_model())
 		return report;
@@ -100,11 +139,12 @@ mmgpt_status(PG_FUNCTION_ARGS)
 	StringInfoData list;
 
 	if (engines == 1)
-		return DirectFunctionCall2(jsonb_concat, engine_report(0), supervisor_report());
+		return DirectFunctionCall2(jsonb_concat, engine_report(0, 1), supervisor_report());
 	initStringInfo(&list);
 	for (int i = 0; i < engines; i++)
 		appendStringInfo(&list, "%s%s", i == 0 ? "{\"engines\": [" : ", ",
-						 DatumGetCString(DirectFunctionCall1(jsonb_out, engine_report(i))));
+						 DatumGetCString(DirectFunctionCall1(jsonb_out,
+															 engine_report(i, engines))));
 	appendStringInfoString(&list, "]}");
 	return DirectFunctionCall2(jsonb_concat,
 							   DirectFunctionCall1(jsonb_in, CStringGetDatum(list.data)),
@@ -138,11 +178,15 @@ mmgpt_restart(PG_FUNCTION_ARGS)
 	{
 		EngineRequest request;
 		EngineAnswer answer;
+		Status		status;
 
+		if (!engine_is_there(i))
+			continue;
 		/* counting the tokens of nothing waits until the model is loaded */
 		request_begin(&request, WIRE_KIND_TOKEN_COUNT);
 		request_add_text(&request, WIRE_FIELD_PROMPT, cstring_to_text(""));
-		engine_ask_one(&request, &answer, i);
+		if (!engine_ask_one(&request, &answer, i, &status))
+			status_raise(&status);
 	}
 	PG_RETURN_BOOL(true);
 }

@@ -121,11 +121,24 @@ $node->safe_psql('postgres', sprintf('INSERT INTO questions (name, prompt, expec
 	my @sessions;
 	my ($out, $err);
 
+	my $of_first = sub { $node->safe_psql('postgres', "SELECT $_[0] FROM mmgpt_stat WHERE engine = 0") };
+	my $victim;
+
 	set_device('cpu,cuda:77', 1);
 	ok( wait_until(sub { log_count($node, qr/mmgpt engine: .*cuda:77/) >= 3 }),
 		'the log says which device is missing');
+	is($node->safe_psql('postgres', 'SELECT engine, state FROM mmgpt_stat ORDER BY engine'),
+		"0|ready\n1|failed", 'mmgpt_stat shows both');
+	like(JSON::PP::encode_json((engine_reports())[1]), qr/cuda:77/, 'mmgpt_status() says why');
 	@sessions = start_sessions();
 	all_right('the other engine answers everything', @sessions);
+
+	# while that one is started anew nobody is sent to the one that does not start
+	@sessions = start_sessions();
+	$victim = $of_first->('pid');
+	ok(wait_until(sub { $of_first->('running') > 0 }), 'it works on questions');
+	kill 'KILL', $victim;
+	all_right('its loss costs no answer either', @sessions);
 	(undef, $out, $err) = session_run($node, 'SELECT mmgpt_restart()');
 	like($err, qr/55000: .*\n.*cuda:77/, 'mmgpt_restart() says that one does not start');
 }
