@@ -210,6 +210,7 @@ engine_process_start(EngineProcess *engine, char **arguments,
 	int			sources[ENGINE_DESCRIPTORS];
 
 	engine_process_clear(engine);
+	engine->started = clock_now_ns();
 	if (pipe2(lifeline, O_CLOEXEC | O_NONBLOCK) != 0)
 		return start_failed(engine, "create a pipe");
 	if (pipe2(log, O_CLOEXEC | O_NONBLOCK) != 0)
@@ -226,7 +227,6 @@ engine_process_start(EngineProcess *engine, char **arguments,
 	sources[4] = lock_descriptor;
 	engine->lifeline = lifeline[1];
 	engine->log = log[0];
-	engine->started = clock_now_ns();
 	engine->pid = fork_engine(arguments, sources);
 	if (engine->pid < 0)
 	{
