@@ -185,6 +185,8 @@ def test_lora(work, golden, lora):
     check_error("an alpha that nobody said", convert(f"{work}/x", *pieces, *options), "lora_alpha", "--lora-alpha")
     status, said = convert(f"{work}/f", *pieces, *options, "--lora-alpha", "8")
     check("--lora-alpha", status == 0 and "alpha 8," in said, said)
+    status, said = convert(f"{work}/g", *pieces, "--lora", f"{work}/lora.pt", "--adapter-out", f"{work}/./g")
+    check("model and adapter in one directory are refused", status == 2 and "two directories" in said, said)
     half = dict(list(lora.items())[1:])
     make.save_lora(f"{work}/half.pt", half)
     check_error("half of a pair", convert(f"{work}/x", *pieces, "--lora", f"{work}/half.pt", "--merge-lora"),

@@ -190,7 +190,8 @@ def _open_legacy(file):
         raise ConvertError(f'"{file}" could not be read: {str(error).splitlines()[0]}') from None
     kinds = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
     found = {}
-    for name, tensor in state_dict(tree).items():
+    weights = state_dict(tree)
+    for name, tensor in weights.items() if isinstance(weights, dict) else ():
         if isinstance(tensor, torch.Tensor) and tensor.dtype in kinds:
             values = tensor.detach().contiguous()
             values = values.view(torch.int16).numpy().view("<u2") if tensor.dtype == torch.bfloat16 else values.numpy()
