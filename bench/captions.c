@@ -20,6 +20,7 @@
 #define ROLE 4242
 /* As bench/sql has it. */
 #define MAX_TOKENS 32
+#define MOST_CONNECTIONS 256
 
 static const char *socket_path;
 static int	connections;
@@ -132,12 +133,12 @@ main(int argc, char **argv)
 {
 	struct timespec begin;
 	struct timespec end;
-	pthread_t	threads[256];
+	pthread_t	threads[MOST_CONNECTIONS];
 
-	if (argc < 4)
-		return 2;
 	socket_path = argv[1];
-	connections = atoi(argv[2]);
+	connections = argc < 4 ? 0 : atoi(argv[2]);
+	if (connections < 1 || connections > MOST_CONNECTIONS)
+		return 2;
 	count = argc - 3;
 	pictures = calloc((size_t) count, sizeof(*pictures));
 	for (int i = 0; i < count; i++)
