@@ -28,8 +28,8 @@ typedef struct EngineConnection
 } EngineConnection;
 
 /*
- * Connect to an engine, however long it takes until somebody listens; starts a supervisor where there is none.
- * An error may leave a connection without input, which must be closed.
+ * Connect to an engine, however long it takes until somebody listens; starts a supervisor where
+ * there is none. An error may leave a connection without input, which must be closed.
  */
 extern void engine_connection_open(EngineConnection *connection, int engine);
 

@@ -9,11 +9,11 @@
  * stand still for long after a quiet time; what requests owe is not bounded, as one step of a large
  * model may take seconds.
  *
- * The training also stands still while a request is read and prepared, or its answer sent: its cores
- * are free for that, and no slice is under way when the request is ready. It does so for a twentieth
- * of its time at most, which is much for those who ask now and then. Those who ask without pause use
- * less than their share, as nothing of them is computed between two requests; so credit would not
- * bound this, and the training would lose the time in between as well.
+ * The training also stands still while a request is read and prepared, or its answer sent: its
+ * cores are free for that, and no slice is under way when the request is ready. It does so for a
+ * twentieth of its time at most, which is much for those who ask now and then. Those who ask without
+ * pause use less than their share, as nothing of them is computed between two requests; so credit
+ * would not bound this, and the training would lose the time in between as well.
  *
  * Only arithmetic: no clock, no threads.
  */

@@ -270,12 +270,13 @@ cpu_matmul_backward(Backend *backend, Tensor dx, Tensor dy, const Weight *weight
 							 ? (dy.rows + MATMUL_ROUNDED_ROWS - 1) / MATMUL_ROUNDED_ROWS
 							 : 1;
 	int			pass = passes > 0 ? (dy.rows + passes - 1) / passes : 0;
+	DataType	type = backward_type(weight);
 	MatmulBackwardJob job = {.cpu = (CpuBackend *) backend,
 							 .weight = weight,
 							 .factor = factor,
 							 .accumulate = accumulate,
-							 .steps = (int) cpu_weight_steps(backward_type(weight), weight->outputs),
-							 .depth = BACKWARD_STEPS * (backward_type(weight) == TYPE_BF16 ? 2 : 1)};
+							 .steps = (int) cpu_weight_steps(type, weight->outputs),
+							 .depth = BACKWARD_STEPS * (type == TYPE_BF16 ? 2 : 1)};
 
 	for (int row = 0; row < dy.rows; row += pass)
 	{

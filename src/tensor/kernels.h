@@ -109,9 +109,9 @@ typedef struct Kernels
 	/*
 	 * sums [rows, panel] = or += x [rows, depth] * weights [depth, panel], of which the first
 	 * `columns` are wanted. Each output is one chain of fused (portable: separate) multiply-adds in
-	 * order of depth, continued from sums when first is false. The lines from `ahead` on, which will
-	 * be read soon, are asked for, one in STEPS_A_LINE steps: memory comes while there is much to
-	 * compute, and not many lines at once, which would wait for one another. NULL: none.
+	 * order of depth, continued from sums when first is false. The lines from `ahead` on, which
+	 * will be read soon, are asked for, one in STEPS_A_LINE steps: memory comes while there is much
+	 * to compute, and not many lines at once, which would wait for one another. NULL: none.
 	 */
 	void		(*multiply_panel) (int rows, int columns, int depth, const float *x,
 						   size_t x_stride, const float *weights, float *sums, bool first,

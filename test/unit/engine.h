@@ -310,8 +310,8 @@ engine_finished(Generation *generation, void *argument)
 }
 
 /*
- * Let generations run together to their end, with so many tokens of prompts in a step beside running
- * answers. Each has pictures of its own.
+ * Let generations run together to their end, with so many tokens of prompts in a step beside
+ * running answers. Each has pictures of its own.
  */
 static UNIT_UNUSED void
 engine_run_chunks(Engine *engine, Generation **generations, int count, int chunk,

@@ -62,7 +62,8 @@ static const struct
 	{WIRE_KIND_SCORE, "Is there a cat?", NULL, true, false},
 	{WIRE_KIND_CHAT_TURN, "What is this?", "{\"max_tokens\": 20, \"logprobs\": true}", true, false},
 	{WIRE_KIND_CHAT_TURN, "Tell me a story of a long way home through the hills and over the "
-		"river, of a bridge that was not there, of a boat that was, and of all who waited for the end.",
+		"river, of a bridge that was not there, of a boat that was, and of all who waited for the "
+		"end.",
 		"{\"max_tokens\": 20, \"logprobs\": true, \"temperature\": 1, \"seed\": 4}", false, false},
 	{WIRE_KIND_CLASSIFY, NULL, NULL, true, true},
 	{WIRE_KIND_CHAT, "Name a fruit.", "{\"max_tokens\": 8, \"num_beams\": 3}", false, false},

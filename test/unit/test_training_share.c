@@ -86,8 +86,8 @@ UNIT_TEST(credit_is_bounded)
 }
 
 /*
- * Somebody is always preparing a request: the training stands still for a twentieth of its time. And
- * after a quiet time it does not do so for longer than a tenth of a second at once.
+ * Somebody is always preparing a request: the training stands still for a twentieth of its time.
+ * And after a quiet time it does not do so for longer than a tenth of a second at once.
  */
 UNIT_TEST(standing_still_is_bounded)
 {
