@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "clock.h"
+#include "engine_board.h"
 #include "log.h"
 #include "request_training.h"
 #include "sandbox.h"

@@ -8,7 +8,6 @@
 #include <signal.h>
 
 #include "connection.h"
-#include "engine_board.h"
 #include "server.h"
 
 /* Requests at work at once; as many as the scheduler runs. */
