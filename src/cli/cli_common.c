@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "log.h"
 #include "model_text.h"
 #include "npy.h"
 
@@ -164,6 +165,7 @@ cli_open_backend(const CliArguments *arguments, CliModel *opened, Status *status
 		opened->arena = arena_create();
 	if (opened->arena == NULL)
 		return status_out_of_memory(status, 0);
+	log_set_level(ENGINE_WARNING);	/* which device "auto" is, is news to a server's log only */
 	opened->backend = backend_open(&options, status);
 	return opened->backend != NULL;
 }

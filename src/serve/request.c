@@ -146,8 +146,7 @@ model_context_create(ModelContext *context, const ModelConfig *config, const Tok
 {
 	size_t		words = ((size_t) config->decoder.vocabulary + 31) / 32;
 
-	context->config = config;
-	context->tokenizer = tokenizer;
+	*context = (ModelContext) {.config = config, .tokenizer = tokenizer};
 	context->prompt_template = model_text_template(config);
 	context->digits_first = arena_take_array(arena, words, sizeof(uint32_t));
 	context->digits_rest = arena_take_array(arena, words, sizeof(uint32_t));

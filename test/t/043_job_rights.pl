@@ -42,11 +42,13 @@ $node->safe_psql('postgres', q(
 	CREATE OPERATOR * (FUNCTION = multiply, LEFTARG = integer, RIGHTARG = interval);
 	CREATE EXTENSION mmgpt;));
 is( $node->safe_psql('postgres', q(
-		SELECT string_agg(DISTINCT pg_describe_object(refclassid, refobjid, 0), ', ') FROM pg_depend
+		SELECT string_agg(DISTINCT pg_describe_object(refclassid, refobjid, 0), ', ') FROM pg_depend d
 		WHERE (pg_identify_object(refclassid, refobjid, 0)).schema = 'public'
 			AND classid IN ('pg_rewrite'::regclass, 'pg_policy'::regclass)
-			AND refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass))),
-	'', 'views and policies use nothing but pg_catalog');
+			AND refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass)
+			AND NOT EXISTS (SELECT FROM pg_depend e
+				WHERE e.classid = d.refclassid AND e.objid = d.refobjid AND e.deptype = 'e'))),
+	'', 'views and policies use nothing but pg_catalog and the extension itself');
 
 $node->safe_psql('postgres', q(CREATE ROLE eve LOGIN; CREATE SCHEMA eve AUTHORIZATION eve;));
 as_eve(q(
