@@ -79,20 +79,7 @@ tokens_to_read(const Generation *generation)
 	return beams_running(generation) || left == 1 ? 0 : left;
 }
 
-/* Put a session's claim into the list of them, or add to it. */
-static void
-add_claim(Scheduler *scheduler, const Generation *generation, int tokens)
-{
-	PromptClaim *claims = scheduler->claims;
-	int			i = 0;
-
-	while (i < scheduler->claim_count && claims[i].session != generation->session)
-		i++;
-	if (i == scheduler->claim_count)
-		claims[scheduler->claim_count++] = (PromptClaim) {.session = generation->session};
-	claims[i].wanted += tokens;
-}
-
+/* The claim of the generation's session; NULL: it has none. */
 static PromptClaim *
 find_claim(Scheduler *scheduler, const Generation *generation)
 {
@@ -102,14 +89,32 @@ find_claim(Scheduler *scheduler, const Generation *generation)
 	return NULL;
 }
 
+/* Add to the claim of a generation's session, which may be new. */
+static void
+add_claim(Scheduler *scheduler, const Generation *generation, int tokens)
+{
+	PromptClaim *claim = find_claim(scheduler, generation);
+
+	if (claim == NULL)
+	{
+		claim = &scheduler->claims[scheduler->claim_count++];
+		*claim = (PromptClaim) {.session = generation->session};
+	}
+	claim->wanted += tokens;
+}
+
 /* List what each session has to be read, who waited longest for a share first. */
 static void
 list_claims(Scheduler *scheduler)
 {
 	scheduler->claim_count = 0;
 	for (int i = 0; i < scheduler->running_count; i++)
-		if (tokens_to_read(scheduler->running[i]) > 0)
-			add_claim(scheduler, scheduler->running[i], tokens_to_read(scheduler->running[i]));
+	{
+		int			tokens = tokens_to_read(scheduler->running[i]);
+
+		if (tokens > 0)
+			add_claim(scheduler, scheduler->running[i], tokens);
+	}
 	for (int i = 0; i < scheduler->running_count; i++)
 	{
 		PromptClaim *claim = find_claim(scheduler, scheduler->running[i]);
