@@ -114,6 +114,21 @@ warp_largest(float value)
 	return value;
 }
 
+/* The warps' results in the order of warps. */
+template<typename Combine>
+__device__ static inline float
+block_combine(float value, float *scratch, Combine combine)
+{
+	__syncthreads();
+	if (threadIdx.x % WARP == 0)
+		scratch[threadIdx.x / WARP] = value;
+	__syncthreads();
+	value = scratch[0];
+	for (int i = 1; i < ROW_WARPS; i++)
+		value = combine(value, scratch[i]);
+	return value;
+}
+
 /*
  * Sum and largest over a block of ROW_THREADS, the same in every thread. scratch [ROW_WARPS] is
  * shared; it may be used again at once.
@@ -121,29 +136,13 @@ warp_largest(float value)
 __device__ static inline float
 block_sum(float value, float *scratch)
 {
-	value = warp_sum(value);
-	__syncthreads();
-	if (threadIdx.x % WARP == 0)
-		scratch[threadIdx.x / WARP] = value;
-	__syncthreads();
-	value = scratch[0];
-	for (int i = 1; i < ROW_WARPS; i++)
-		value += scratch[i];
-	return value;
+	return block_combine(warp_sum(value), scratch, [](float a, float b) { return a + b; });
 }
 
 __device__ static inline float
 block_largest(float value, float *scratch)
 {
-	value = warp_largest(value);
-	__syncthreads();
-	if (threadIdx.x % WARP == 0)
-		scratch[threadIdx.x / WARP] = value;
-	__syncthreads();
-	value = scratch[0];
-	for (int i = 1; i < ROW_WARPS; i++)
-		value = fmaxf(value, scratch[i]);
-	return value;
+	return block_combine(warp_largest(value), scratch, [](float a, float b) { return fmaxf(a, b); });
 }
 
 /* ---- activations; see backend.h ---- */
