@@ -52,8 +52,7 @@ typedef struct MatmulJob
 	int			steps;			/* along the depth: words, or blocks of a quantised weight */
 	size_t		step_bytes;		/* of a panel */
 	int			step_block;		/* steps that stay in a cache while the rows go by */
-	int			tile_rows;		/* that the kernels are fastest with */
-	int			most_rows;		/* tile_rows, or one more */
+	int			tile_rows;		/* that the kernels take at most */
 } MatmulJob;
 
 /* One panel of outputs for a block of rows. */
@@ -61,6 +60,7 @@ typedef struct MatmulBlock
 {
 	int			first_row;
 	int			rows;
+	int			tile_rows;		/* of each tile but the last */
 	int			first_output;
 	int			outputs;
 	const uint8_t *weights;		/* [steps, panel] */
@@ -78,8 +78,9 @@ multiply_quantized(const MatmulJob *job, const MatmulBlock *block, int r, int ro
 {
 	const Kernels *kernels = job->cpu->kernels;
 	size_t		block_bytes = (size_t) steps * job->step_bytes;
+	/* even, as two passes over a panel share them */
 	int			lines = (int) (job->step_bytes * (size_t) rows /
-							   ((size_t) block->rows * CACHE_LINE)) + 1;
+							   ((size_t) block->rows * CACHE_LINE * 2) + 1) * 2;
 	QuantizedProduct product = {
 		.rows = rows,
 		.blocks = steps,
@@ -108,7 +109,7 @@ multiply_quantized(const MatmulJob *job, const MatmulBlock *block, int r, int ro
 static const uint8_t *
 lines_ahead(const MatmulJob *job, const MatmulBlock *block, int r, int step, int steps)
 {
-	size_t		lines = (size_t) (r / job->tile_rows) * (size_t) (steps / STEPS_A_LINE);
+	size_t		lines = (size_t) (r / block->tile_rows) * (size_t) (steps / STEPS_A_LINE);
 	size_t		asked = lines * CACHE_LINE;
 	bool		last = step + steps == job->steps;
 	int			next = last ? 0 : step + steps;
@@ -148,18 +149,6 @@ multiply_tile(const MatmulJob *job, const MatmulBlock *block, int r, int rows, i
 								sums, step == 0, ahead);
 }
 
-/* Rows of the next tile when so many are left. */
-static int
-tile_rows(const MatmulJob *job, int left)
-{
-	int			rows = job->tile_rows;
-
-	/* one more now and then, rather than a small tile at the end */
-	if (left > rows && left % rows * job->most_rows <= left && left % rows != 0)
-		rows = job->most_rows;
-	return left < rows ? left : rows;
-}
-
 /* Bias, activation, scale and residual, for rows whose sums are complete. */
 static void
 finish_rows(const MatmulJob *job, const MatmulBlock *block, int r, int rows)
@@ -184,7 +173,7 @@ multiply_block(const MatmulJob *job, const MatmulBlock *block)
 
 		for (int r = 0, rows; r < block->rows; r += rows)
 		{
-			rows = tile_rows(job, block->rows - r);
+			rows = block->rows - r < block->tile_rows ? block->rows - r : block->tile_rows;
 			if (last)
 				cpu_expect_rows(job->y, block->first_row + r, rows, block->first_output,
 								block->outputs);
@@ -206,9 +195,13 @@ matmul_task(void *argument, int task, int thread)
 						 .rows = job->block_rows,
 						 .first_output = task / job->row_blocks * panel,
 						 .outputs = panel};
+	int			tiles;
 
 	if (job->x.rows - block.first_row < block.rows)
 		block.rows = job->x.rows - block.first_row;
+	/* tiles of about the same size, rather than a small one at the end */
+	tiles = (block.rows + job->tile_rows - 1) / job->tile_rows;
+	block.tile_rows = (block.rows + tiles - 1) / tiles;
 	if (job->weight->outputs - block.first_output < block.outputs)
 		block.outputs = job->weight->outputs - block.first_output;
 	if (next >= job->weight->outputs)
@@ -233,7 +226,7 @@ round_task(void *argument, int row, int thread)
 						   (char *) job->cpu->rounded + (size_t) row *
 							   cpu_rounded_stride(job->steps) * 2 * (size_t) kernels->rounded_size);
 	else
-		kernels->quantize_row(job->weight->inputs, cpu_row(job->x, row),
+		kernels->quantize_row(job->weight->type, job->weight->inputs, cpu_row(job->x, row),
 							  (QuantizedBlock *) job->cpu->rounded +
 								  (size_t) row * (size_t) job->steps);
 }
@@ -274,8 +267,7 @@ cpu_matmul(Backend *backend, Tensor y, Tensor x, const Weight *weight, Epilogue 
 		.step_bytes = quantized ? cpu_quantized_block_bytes(weight->type, kernels->panel)
 								: (size_t) kernels->panel * sizeof(uint32_t),
 		.step_block = quantized ? QUANTIZED_STEP_BLOCK : STEP_BLOCK,
-		.tile_rows = quantized ? kernels->quantized_rows : kernels->tile_rows,
-		.most_rows = quantized ? kernels->quantized_most_rows : kernels->tile_rows};
+		.tile_rows = quantized ? kernels->quantized_rows : kernels->tile_rows};
 
 	for (int row = 0; row < x.rows; row += pass)
 	{

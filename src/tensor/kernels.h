@@ -73,7 +73,7 @@ typedef struct QuantizedBlock
 {
 	int8_t		values[QUANTIZED_BLOCK];
 	float		scale;			/* NaN: one of them is not finite */
-	int32_t		sum;			/* of values */
+	int32_t		begin;			/* what a sum of products with packed codes begins with */
 } QuantizedBlock;
 
 /* Bytes of a cache line, as far apart as lines are asked for. */
@@ -84,7 +84,7 @@ typedef struct QuantizedBlock
 /* sums [rows, panel] = or += x [rows, blocks] * a panel of quantised weights. */
 typedef struct QuantizedProduct
 {
-	int			rows;			/* 1 .. quantized_most_rows */
+	int			rows;			/* 1 .. quantized_rows */
 	int			blocks;
 	bool		first;			/* begin at zero instead of at sums */
 	const QuantizedBlock *x;
@@ -102,8 +102,7 @@ typedef struct Kernels
 	const char *name;
 	int			panel;			/* outputs side by side in packed weights */
 	int			tile_rows;		/* rows that multiply_panel takes at most */
-	int			quantized_rows;	/* rows that multiply_panel_q8 and _q4 are fastest with */
-	int			quantized_most_rows;	/* and that they take at most */
+	int			quantized_rows;	/* rows that multiply_panel_q8 and _q4 take at most */
 	int			rounded_size;	/* bytes of an element as round_row leaves it */
 
 	/*
@@ -136,7 +135,8 @@ typedef struct Kernels
 	 * x [count] quantised to 8 bits in blocks, zeros behind the last: with d = (largest magnitude)
 	 * / 127 the values are x * (127 / largest magnitude), rounded to nearest even.
 	 */
-	void		(*quantize_row) (int count, const float *x, QuantizedBlock *blocks);
+	void		(*quantize_row) (DataType type, int count, const float *x,
+						   QuantizedBlock *blocks);
 	/*
 	 * Each output is a chain over the blocks in order: sum = sum + (the sum of the products of a
 	 * block's integers, exact) * (scale of weights * scale of x), every operation rounded to f32.

@@ -41,8 +41,8 @@ v_dot_bytes(IntVector sum, IntVector codes, int32_t x)
 
 #define PANEL_VECTORS 2
 #define TILE_ROWS 6
-#define QUANTIZED_ROWS 2
-#define QUANTIZED_REGISTER_ROWS 2
+#define QUANTIZED_ROWS 4
+#define QUANTIZED_WIDE_ROWS 2
 #define SCORE_ROWS 4
 #define VALUE_ROWS 2
 #define KERNELS kernels_avx2

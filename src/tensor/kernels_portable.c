@@ -39,8 +39,8 @@ v_largest(Vector v)
 
 #define PANEL_VECTORS 2
 #define TILE_ROWS 4
-#define QUANTIZED_ROWS 2
-#define QUANTIZED_REGISTER_ROWS 2
+#define QUANTIZED_ROWS 4
+#define QUANTIZED_WIDE_ROWS 2
 #define SCORE_ROWS 4
 #define VALUE_ROWS 2
 #define KERNELS kernels_portable

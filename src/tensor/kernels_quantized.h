@@ -11,8 +11,9 @@
  * Integers are exact in any order and the three operations in f32 are the same everywhere, so all
  * instruction sets give the same bits, for one row as for many.
  *
- * Codes are multiplied as unsigned bytes, q + OFFSET, because vpdpbusd takes one operand without
- * sign; what the offset adds, OFFSET * (sum of x's integers), is where an integer sum begins.
+ * Codes are multiplied as unsigned bytes, q + code_offset, because vpdpbusd takes one operand without
+ * sign; what the offset adds, code_offset * (sum of x's integers), is taken off where an integer sum
+ * begins.
  *
  * In packed weights a block of a panel is PANEL scales (bf16), and then words of four codes for
  * neighbouring inputs, PANEL words side by side for each four inputs. A word of 4-bit codes holds
@@ -55,14 +56,23 @@ v_dot_bytes(IntVector sum, IntVector codes, int32_t x)
 }
 #endif
 
+#ifndef HAS_WIDEN_HALVES
+/* LANES numbers of 16 bits at p, as words. */
+static inline IntVector
+v_widen_halves(const uint8_t *p)
+{
+	ScaleVector halves;
+
+	memcpy(&halves, p, sizeof(halves));
+	return __builtin_convertvector(halves, IntVector);
+}
+#endif
+
 /* The scales at p as f32. */
 static inline Vector
 v_load_scales(const uint8_t *p)
 {
-	ScaleVector scales;
-
-	memcpy(&scales, p, sizeof(scales));
-	return (Vector) (__builtin_convertvector(scales, IntVector) << 16);
+	return (Vector) (v_widen_halves(p) << 16);
 }
 
 /* Unsigned codes of inputs [4 group, 4 group + 4) of a block, for one vector of outputs. */
@@ -75,6 +85,13 @@ v_load_codes(const bool four, const uint8_t *codes, int group, int v)
 	if (!four)
 		return codes_here;
 	return (group % 2 == 0 ? codes_here : codes_here >> 4) & LOW_HALVES;
+}
+
+/* What is added to a code of a packed weight. */
+static inline int
+code_offset(const bool four)
+{
+	return four ? 8 : 128;
 }
 
 /* Bytes of a block of a panel. */
@@ -108,10 +125,11 @@ largest_magnitude(const float *x)
  * NaN, and so every product that the row enters.
  */
 static inline void
-quantize_block(const float *x, QuantizedBlock *to)
+quantize_block(const float *x, int offset, QuantizedBlock *to)
 {
 	int32_t		bits = largest_magnitude(x);
 	IntVector	sum = {0};
+	int32_t		whole_sum = 0;
 	float		largest;
 	Vector		inverse;
 
@@ -133,72 +151,68 @@ quantize_block(const float *x, QuantizedBlock *to)
 		memcpy(to->values + v * LANES, &bytes, sizeof(bytes));
 	}
 	to->scale = largest / 127.0f;
-	to->sum = 0;
 	for (int i = 0; i < LANES; i++)
-		to->sum += sum[i];
+		whole_sum += sum[i];
+	to->begin = -offset * whole_sum;
 }
 
 static void
-quantize_row(int count, const float *x, QuantizedBlock *to)
+quantize_row(DataType type, int count, const float *x, QuantizedBlock *to)
 {
+	int			offset = code_offset(type == TYPE_Q4);
 	float		last[QUANTIZED_BLOCK] = {0};
 	int			k = 0;
 
 	for (; k + QUANTIZED_BLOCK <= count; k += QUANTIZED_BLOCK)
-		quantize_block(x + k, to++);
+		quantize_block(x + k, offset, to++);
 	if (k == count)
 		return;
 	memcpy(last, x + k, (size_t) (count - k) * sizeof(float));
-	quantize_block(last, to);
+	quantize_block(last, offset, to);
 }
 
 /*
- * The register tile: rows x PANEL integer sums of a block stay in registers, and the sums too while
- * there is room; else they are read and written once a block. four and rows are constants wherever
- * this is inlined. x_stride in blocks.
+ * The register tile: integer sums of a block and f32 sums of rows x vectors, both in registers.
+ * Outputs of the panel from vector `begin` on; four, rows and vectors are constants wherever this
+ * is inlined. x_stride in blocks.
  */
 static inline __attribute__((always_inline)) void
-quantized_tile(const bool four, const int rows, const QuantizedProduct *product)
+quantized_tile(const bool four, const int rows, const int vectors, int begin,
+			   const QuantizedProduct *product)
 {
-	const bool	in_registers = rows <= QUANTIZED_REGISTER_ROWS;
 	const QuantizedBlock *x = product->x;
 	const size_t x_stride = product->x_stride;
 	const uint8_t *weights = product->weights;
-	const uint8_t *ahead = product->ahead;
+	/* each pass over the panel asks for its part of what comes next */
+	const int	ahead_lines = product->ahead_lines * vectors / PANEL_VECTORS;
+	const uint8_t *ahead = product->ahead + (size_t) (product->blocks * begin / vectors) *
+		(size_t) ahead_lines * CACHE_LINE;
 	const size_t stream = product->stream_ahead;
-	float	   *sums = product->sums;
-	Vector		sum[QUANTIZED_REGISTER_ROWS][PANEL_VECTORS];
+	float	   *sums = product->sums + begin * LANES;
+	Vector		sum[QUANTIZED_ROWS][PANEL_VECTORS];
 
 	UNROLL for (int r = 0; r < rows; r++)
-		UNROLL for (int v = 0; v < PANEL_VECTORS; v++)
-		{
-			Vector		begin = product->first ? v_set(0.0f) : v_load(sums + r * PANEL + v * LANES);
-
-			if (in_registers)
-				sum[r][v] = begin;
-			else
-				v_store(sums + r * PANEL + v * LANES, begin);
-		}
+		UNROLL for (int v = 0; v < vectors; v++)
+			sum[r][v] = product->first ? v_set(0.0f) : v_load(sums + r * PANEL + v * LANES);
 	for (int b = 0; b < product->blocks; b++, x++, weights += block_bytes(four))
 	{
-		const uint8_t *codes = weights + PANEL * sizeof(uint16_t);
+		const uint8_t *scales = weights + (size_t) (begin * LANES) * sizeof(uint16_t);
+		const uint8_t *codes = weights + PANEL * sizeof(uint16_t) + (size_t) (begin * LANES) * 4;
 		IntVector	dot[QUANTIZED_ROWS][PANEL_VECTORS];
 
-		for (int line = 0; line < product->ahead_lines; line++, ahead += CACHE_LINE)
+		for (int line = 0; line < ahead_lines; line++, ahead += CACHE_LINE)
 			__builtin_prefetch(ahead);
 		UNROLL for (int r = 0; r < rows; r++)
-			UNROLL for (int v = 0; v < PANEL_VECTORS; v++)
-				dot[r][v] = v_set_int(-(four ? 8 : 128) * x[(size_t) r * x_stride].sum);
+			UNROLL for (int v = 0; v < vectors; v++)
+				dot[r][v] = v_set_int(x[(size_t) r * x_stride].begin);
 		UNROLL for (int group = 0; group < BLOCK_WORDS; group++)
 		{
 			IntVector	w[PANEL_VECTORS];
 
-			if (four && stream > 0)
-			{
-				__builtin_prefetch(weights + stream + group * 2 * CACHE_LINE);
-				__builtin_prefetch(weights + stream + group * 2 * CACHE_LINE + CACHE_LINE);
-			}
-			UNROLL for (int v = 0; v < PANEL_VECTORS; v++)
+			if (four && stream > 0 && group % 2 == 0)
+				UNROLL for (int v = 0; v < vectors; v++)
+					__builtin_prefetch(codes + stream + (group / 2 * PANEL + v * LANES) * 4);
+			UNROLL for (int v = 0; v < vectors; v++)
 				w[v] = v_load_codes(four, codes, group, v);
 			UNROLL for (int r = 0; r < rows; r++)
 			{
@@ -206,51 +220,61 @@ quantized_tile(const bool four, const int rows, const QuantizedProduct *product)
 
 				memcpy(&four_values, x[(size_t) r * x_stride].values + 4 * group,
 					   sizeof(four_values));
-				UNROLL for (int v = 0; v < PANEL_VECTORS; v++)
+				UNROLL for (int v = 0; v < vectors; v++)
 					dot[r][v] = v_dot_bytes(dot[r][v], w[v], four_values);
 			}
 		}
-		UNROLL for (int v = 0; v < PANEL_VECTORS; v++)
+		UNROLL for (int v = 0; v < vectors; v++)
 		{
-			Vector		scales = v_load_scales(weights + (size_t) v * LANES * sizeof(uint16_t));
+			Vector		scale = v_load_scales(scales + (size_t) v * LANES * sizeof(uint16_t));
 
 			UNROLL for (int r = 0; r < rows; r++)
-			{
-				Vector		term = __builtin_convertvector(dot[r][v], Vector) *
-					(scales * v_set(x[(size_t) r * x_stride].scale));
-				float	   *kept = sums + r * PANEL + v * LANES;
-
-				if (in_registers)
-					sum[r][v] += term;
-				else
-					v_store(kept, v_load(kept) + term);
-			}
+				sum[r][v] += __builtin_convertvector(dot[r][v], Vector) *
+					(scale * v_set(x[(size_t) r * x_stride].scale));
 		}
 	}
-	if (!in_registers)
-		return;
 	UNROLL for (int r = 0; r < rows; r++)
-		UNROLL for (int v = 0; v < PANEL_VECTORS; v++)
+		UNROLL for (int v = 0; v < vectors; v++)
 			v_store(sums + r * PANEL + v * LANES, sum[r][v]);
 }
 
+/*
+ * Few rows go over a panel at once. More go over one half of it and then over the other: twice the
+ * rows share what it costs to unpack the codes and scales.
+ */
 static inline __attribute__((always_inline)) void
-quantized_rows(const bool four, const QuantizedProduct *product)
+quantized_rows(const bool four, const int rows, const QuantizedProduct *product)
+{
+	if (rows <= QUANTIZED_WIDE_ROWS)
+		quantized_tile(four, rows, PANEL_VECTORS, 0, product);
+	else
+		for (int begin = 0; begin < PANEL_VECTORS; begin += PANEL_VECTORS / 2)
+			quantized_tile(four, rows, PANEL_VECTORS / 2, begin, product);
+}
+
+static inline __attribute__((always_inline)) void
+quantized_product(const bool four, const QuantizedProduct *product)
 {
 	switch (product->rows)
 	{
 		case 1:
-			quantized_tile(four, 1, product);
+			quantized_rows(four, 1, product);
 			break;
 		case 2:
-			quantized_tile(four, 2, product);
+			quantized_rows(four, 2, product);
 			break;
-#if QUANTIZED_ROWS >= 4
 		case 3:
-			quantized_tile(four, 3, product);
+			quantized_rows(four, 3, product);
 			break;
 		case 4:
-			quantized_tile(four, 4, product);
+			quantized_rows(four, 4, product);
+			break;
+#if QUANTIZED_ROWS >= 6
+		case 5:
+			quantized_rows(four, 5, product);
+			break;
+		case 6:
+			quantized_rows(four, 6, product);
 			break;
 #endif
 	}
@@ -259,13 +283,13 @@ quantized_rows(const bool four, const QuantizedProduct *product)
 static void
 multiply_panel_q8(const QuantizedProduct *product)
 {
-	quantized_rows(false, product);
+	quantized_product(false, product);
 }
 
 static void
 multiply_panel_q4(const QuantizedProduct *product)
 {
-	quantized_rows(true, product);
+	quantized_product(true, product);
 }
 
 /* ---- for gradients: weights as bf16 ---- */
@@ -274,7 +298,7 @@ multiply_panel_q4(const QuantizedProduct *product)
 static inline __attribute__((always_inline)) IntVector
 dequantized_bits(const bool four, IntVector codes, int byte, Vector scales)
 {
-	IntVector	code = (codes >> 8 * byte & 255) - (four ? 8 : 128);
+	IntVector	code = (codes >> 8 * byte & 255) - code_offset(four);
 	IntVector	bits = (IntVector) (__builtin_convertvector(code, Vector) * scales);
 
 	return (bits + 0x7FFF + (bits >> 16 & 1)) >> 16 & PAIR_EVEN;

@@ -12,7 +12,7 @@
  *	PANEL_VECTORS				vectors across a panel of outputs
  *	TILE_ROWS					rows of a product's register tile
  *	QUANTIZED_ROWS				the same of a product with quantised weights
- *	QUANTIZED_REGISTER_ROWS		of them, those whose sums stay in registers
+ *	QUANTIZED_WIDE_ROWS			up to so many of them multiply a whole panel at once
  *	SCORE_ROWS, VALUE_ROWS		rows of the register tiles of attention
  *	KERNELS						name of the table to define
  *	KERNELS_NAME				its name for users
@@ -349,8 +349,7 @@ const Kernels KERNELS = {
 	.name = KERNELS_NAME,
 	.panel = PANEL,
 	.tile_rows = TILE_ROWS,
-	.quantized_rows = QUANTIZED_REGISTER_ROWS,
-	.quantized_most_rows = QUANTIZED_ROWS,
+	.quantized_rows = QUANTIZED_ROWS,
 	.rounded_size = sizeof(Rounded),
 	.multiply_panel = multiply_panel,
 	.round_row = round_row,
