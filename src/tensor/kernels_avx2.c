@@ -39,6 +39,13 @@ v_dot_bytes(IntVector sum, IntVector codes, int32_t x)
 	return sum + (IntVector) even + (IntVector) odd;
 }
 
+#define HAS_DOT_NIBBLES
+#define v_dot_nibbles(sums, codes, x) \
+	((IntVector) _mm256_add_epi16((__m256i) (sums), \
+								  _mm256_maddubs_epi16((__m256i) (codes), _mm256_set1_epi32(x))))
+#define v_add_pairs(sums) \
+	((IntVector) _mm256_madd_epi16((__m256i) (sums), _mm256_set1_epi16(1)))
+
 #define PANEL_VECTORS 2
 #define TILE_ROWS 6
 #define QUANTIZED_ROWS 4

@@ -17,6 +17,13 @@ v_dot_bytes(IntVector sum, IntVector codes, int32_t x)
 	return sum + (IntVector) even + (IntVector) odd;
 }
 
+#define HAS_DOT_NIBBLES
+#define v_dot_nibbles(sums, codes, x) \
+	((IntVector) _mm512_add_epi16((__m512i) (sums), \
+								  _mm512_maddubs_epi16((__m512i) (codes), _mm512_set1_epi32(x))))
+#define v_add_pairs(sums) \
+	((IntVector) _mm512_madd_epi16((__m512i) (sums), _mm512_set1_epi16(1)))
+
 #define KERNELS kernels_avx512
 #define KERNELS_NAME "avx512"
 #include "kernels_template.h"

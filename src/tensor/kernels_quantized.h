@@ -56,6 +56,18 @@ v_dot_bytes(IntVector sum, IntVector codes, int32_t x)
 }
 #endif
 
+/*
+ * Codes of 4 bits fit 16 bits as sums of pairs: of a block each sum has 16 products of at most
+ * 15 * 127. So a machine that multiplies bytes only into such sums widens them once a block.
+ */
+#ifdef HAS_DOT_NIBBLES
+#define PAIR_SUMS true
+#else
+#define PAIR_SUMS false
+#define v_dot_nibbles(sums, codes, x) (sums)
+#define v_add_pairs(sums) (sums)
+#endif
+
 #ifndef HAS_WIDEN_HALVES
 /* LANES numbers of 16 bits at p, as words. */
 static inline IntVector
@@ -180,6 +192,7 @@ static inline __attribute__((always_inline)) void
 quantized_tile(const bool four, const int rows, const int vectors, int begin,
 			   const QuantizedProduct *product)
 {
+	const bool	pairs = four && PAIR_SUMS;
 	const QuantizedBlock *x = product->x;
 	const size_t x_stride = product->x_stride;
 	const uint8_t *weights = product->weights;
@@ -204,7 +217,7 @@ quantized_tile(const bool four, const int rows, const int vectors, int begin,
 			__builtin_prefetch(ahead);
 		UNROLL for (int r = 0; r < rows; r++)
 			UNROLL for (int v = 0; v < vectors; v++)
-				dot[r][v] = v_set_int(x[(size_t) r * x_stride].begin);
+				dot[r][v] = v_set_int(pairs ? 0 : x[(size_t) r * x_stride].begin);
 		UNROLL for (int group = 0; group < BLOCK_WORDS; group++)
 		{
 			IntVector	w[PANEL_VECTORS];
@@ -221,7 +234,8 @@ quantized_tile(const bool four, const int rows, const int vectors, int begin,
 				memcpy(&four_values, x[(size_t) r * x_stride].values + 4 * group,
 					   sizeof(four_values));
 				UNROLL for (int v = 0; v < vectors; v++)
-					dot[r][v] = v_dot_bytes(dot[r][v], w[v], four_values);
+					dot[r][v] = pairs ? v_dot_nibbles(dot[r][v], w[v], four_values)
+						: v_dot_bytes(dot[r][v], w[v], four_values);
 			}
 		}
 		UNROLL for (int v = 0; v < vectors; v++)
@@ -229,8 +243,14 @@ quantized_tile(const bool four, const int rows, const int vectors, int begin,
 			Vector		scale = v_load_scales(scales + (size_t) v * LANES * sizeof(uint16_t));
 
 			UNROLL for (int r = 0; r < rows; r++)
-				sum[r][v] += __builtin_convertvector(dot[r][v], Vector) *
-					(scale * v_set(x[(size_t) r * x_stride].scale));
+			{
+				const QuantizedBlock *block = &x[(size_t) r * x_stride];
+				IntVector	integer = pairs ? v_add_pairs(dot[r][v]) + v_set_int(block->begin)
+					: dot[r][v];
+
+				sum[r][v] += __builtin_convertvector(integer, Vector) *
+					(scale * v_set(block->scale));
+			}
 		}
 	}
 	UNROLL for (int r = 0; r < rows; r++)

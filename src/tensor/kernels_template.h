@@ -27,6 +27,11 @@
  * and, where it multiplies bytes, HAS_DOT_BYTES with
  *
  *	v_dot_bytes(sum, w, x)		see kernels_quantized.h
+ *
+ * and, where it does so only in sums of 16 bits, HAS_DOT_NIBBLES with
+ *
+ *	v_dot_nibbles(sums, w, x)	sums of 16 bits + the products of two bytes each; w below 16
+ *	v_add_pairs(sums)			neighbouring sums of 16 bits added to words
  */
 #include <float.h>
 #include <math.h>
