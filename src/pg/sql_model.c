@@ -66,7 +66,7 @@ supervisor_report(void)
 		report = "{}";
 	else
 		report = psprintf("{\"supervisor_pid\": %d, \"restarts\": %d}",
-						  state.supervisor, Max(state.starts - state.engines, 0));
+						  state.supervisor, state.restarts);
 	return DirectFunctionCall1(jsonb_in, CStringGetDatum(report));
 }
 

@@ -17,8 +17,8 @@
 
 #include "supervisor_file.h"
 
-#define LINE_FORMAT "%10d %10d %10d %10d\n"
-#define LINE_LENGTH 44
+#define LINE_FORMAT "%10d %10d %10d %10d %10d\n"
+#define LINE_LENGTH 55
 
 int
 supervisor_file_open(void)
@@ -41,8 +41,8 @@ read_line(int descriptor, SupervisorState *state)
 	if (pread(descriptor, line, LINE_LENGTH, 0) != LINE_LENGTH)
 		return false;
 	line[LINE_LENGTH] = '\0';
-	return sscanf(line, "%d %d %d %d", &state->supervisor, &state->postmaster,
-				  &state->engines, &state->starts) == 4;
+	return sscanf(line, "%d %d %d %d %d", &state->supervisor, &state->postmaster,
+				  &state->engines, &state->starts, &state->restarts) == 5;
 }
 
 void
@@ -129,7 +129,7 @@ supervisor_file_write(int descriptor, const SupervisorState *state)
 	char		line[LINE_LENGTH + 1];
 
 	snprintf(line, sizeof(line), LINE_FORMAT, state->supervisor, state->postmaster,
-			 state->engines, state->starts);
+			 state->engines, state->starts, state->restarts);
 	write_part(descriptor, line, LINE_LENGTH, 0);
 }
 

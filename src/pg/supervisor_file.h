@@ -27,6 +27,7 @@ typedef struct SupervisorState
 	int			postmaster;		/* process id of the server it belongs to */
 	int			engines;		/* that it keeps alive */
 	int			starts;			/* engines started by this supervisor so far */
+	int			restarts;		/* of them, those in place of another */
 } SupervisorState;
 
 typedef enum SupervisorLock

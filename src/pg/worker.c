@@ -77,6 +77,7 @@ typedef struct Charge
 {
 	int			number;			/* among the engines */
 	int			listener;		/* descriptor of its listening socket; -1: none */
+	bool		started;		/* an engine, before or now */
 	EngineProcess engine;
 	EngineProbe probe;			/* of that engine */
 	char	  **arguments;		/* of the engine, as the configuration has it */
@@ -367,6 +368,9 @@ static void
 start_engine(Supervisor *supervisor, Charge *charge)
 {
 	supervisor->state.starts++;
+	if (charge->started)
+		supervisor->state.restarts++;
+	charge->started = true;
 	engine_probe_clear(&charge->probe);
 	if (!engine_process_start(&charge->engine, charge->arguments, charge->listener,
 							  supervisor->lock))

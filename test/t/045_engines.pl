@@ -23,6 +23,12 @@ sub engine_reports
 	return @{ $status->{engines} // [] };
 }
 
+# How many engines were started in place of another.
+sub restarts
+{
+	return $node->safe_psql('postgres', "SELECT mmgpt_status()->'restarts'");
+}
+
 # Change mmgpt.device and wait until so many engines run.
 sub set_device
 {
@@ -106,13 +112,17 @@ $node->safe_psql('postgres', sprintf('INSERT INTO questions (name, prompt, expec
 # restart, and lists that grow and shrink
 {
 	my %before = map { ($_ => 1) } engines($node);
+	my $restarts;
 
 	is($node->safe_psql('postgres', 'SELECT mmgpt_restart()'), 't', 'mmgpt_restart() waits for both');
 	is(scalar(grep { $before{$_} } engines($node)), 0, 'and both are new');
+	$restarts = restarts();
+	is($restarts, 3, 'with the lost one these are counted');
 	ok(set_device('cpu,cpu,cpu', 3), 'a longer list starts one more');
 	is(scalar(engine_reports()), 3, 'which answers');
 	ok(set_device('cpu', 1), 'a shorter one ends them');
 	is_answered($node, $cases[0], 'and the last one answers');
+	is(restarts(), $restarts, 'which was no restart of any');
 	ok(!-e $node->data_dir . '/pg_stat_tmp/mmgpt.sock.2', 'the sockets of the others are gone');
 }
 
