@@ -95,8 +95,8 @@ cli_serve(int argc, char **argv)
 		"  --step-tokens N            tokens that are computed at once, at most, 16 or more; fewer "
 		"take less memory\n"
 		"                             (default: 512)\n"
-		"  --training-share N         percent of the time for a training while others ask, 1 to 99\n"
-		"                             (default: 50)\n"
+		"  --training-share N         percent of the time for a training while others ask, 1 to 99,\n"
+		"                             where the training names none (default: 50)\n"
 		"  --log-level LEVEL          debug, log, warning or error (default: log)\n";
 	CliOption	options[] = {{.name = "--socket", .has_value = true},
 							 {.name = "--listen-fd", .has_value = true},

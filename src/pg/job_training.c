@@ -21,6 +21,7 @@
 #include "extension_tables.h"
 #include "job_worker.h"
 #include "results.h"
+#include "settings.h"
 #include "status_to_sqlstate.h"
 
 #define LOOK_MS 500				/* while waiting for an answer */
@@ -301,6 +302,7 @@ train_slice(Job *job, bool *done, int *step)
 
 	request_begin(&request, WIRE_KIND_TRAIN_STEP);
 	wire_write_u32(&request.writer, WIRE_FIELD_BUDGET_MS, (uint32_t) Min(most, SLICE_MS));
+	wire_write_u32(&request.writer, WIRE_FIELD_TRAINING_SHARE, (uint32_t) setting_training_share);
 	if (!ask(job, &request, &answer, NULL))
 		return false;
 	job_work_begin(job);

@@ -233,8 +233,7 @@ define_engine_settings(void)
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("mmgpt.training_share",
 							"Share of the engine's time that fine-tuning has while questions wait.",
-							"In percent. While none wait, fine-tuning has all of it. A change "
-							"restarts the engine, and jobs go on from their last checkpoint.",
+							"In percent. While none wait, fine-tuning has all of it.",
 							&setting_training_share, DEFAULT_TRAINING_SHARE, 1, 99, PGC_SIGHUP, 0,
 							NULL, NULL, NULL);
 }

@@ -265,8 +265,6 @@ build_arguments(int engine)
 					   "auto");
 	count = add_option(arguments, count, "--memory-limit-mb",
 					   psprintf("%d", setting_memory_limit), "0");
-	count = add_option(arguments, count, "--training-share",
-					   psprintf("%d", setting_training_share), "50");
 	Assert(count < MAX_ARGUMENTS);
 	return arguments;
 }

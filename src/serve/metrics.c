@@ -8,8 +8,9 @@
  * scheduler: steps, rows_per_step (mean number of sequences that took part in a step),
  * tokens_per_step, prompt_tokens_computed (of prompts, and of labels and words that are scored),
  * prompt_tokens_reused, new_tokens, images_encoded, images_found;
- * training: open, waiting (trainings that wait for its end), micro_step (done) and micro_steps,
- * tokens (that went through it), seconds (that it computed), slices (of all trainings so far);
+ * training: open, waiting (trainings that wait for its end), share (percent of the time that it has
+ * while requests wait), micro_step (done) and micro_steps, tokens (that went through it), seconds
+ * (that it computed), slices (of all trainings so far);
  * adapters: adapters_held, adapters_loaded, adapters_evicted;
  * memory (bytes): weights, cache, pictures, workspace, adapters, adapters_limit, resident,
  * peak_resident.
@@ -111,10 +112,10 @@ training_json(Server *server)
 	TrainingCounters counters;
 
 	model_host_counters(&server->host, &scheduler, &counters);
-	return json_pack("{s:b, s:i, s:i, s:i, s:I, s:f, s:I}", "open", counters.open, "waiting",
-					 training_count_waiting(server), "micro_step", counters.micro_step,
-					 "micro_steps", counters.micro_steps, "tokens", (json_int_t) counters.tokens,
-					 "seconds", (double) counters.compute_ns * 1e-9, "slices",
+	return json_pack("{s:b, s:i, s:i, s:i, s:i, s:I, s:f, s:I}", "open", counters.open, "waiting",
+					 training_count_waiting(server), "share", counters.share, "micro_step",
+					 counters.micro_step, "micro_steps", counters.micro_steps, "tokens",
+					 (json_int_t) counters.tokens, "seconds", (double) counters.compute_ns * 1e-9, "slices",
 					 (json_int_t) counters.slices);
 }
 

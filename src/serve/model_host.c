@@ -142,7 +142,8 @@ load(ModelHost *host, Status *status)
 	host->context.pixels = pixel_cache_create(pixels, side * side * 3, host->arena, status);
 	if (host->context.pixels == NULL)
 		return false;
-	training_begin(&host->training, host->model, training_done, host);
+	training_begin(&host->training, host->model, host->options.training_share, training_done,
+				   host);
 	share_begin(&host->share, host->options.training_share);
 	host->scheduler = scheduler_create(host->model, host->tokenizer, &scheduler, status);
 	return host->scheduler != NULL;
@@ -290,6 +291,8 @@ run(ModelHost *host)
 	{
 		take_requests(host, busy || training);
 		training = heed_training(host);
+		if (host->training.counters.open)
+			host->share.percent = host->training.counters.share;
 		busy = scheduler_has_work(host->scheduler);
 		if (training && !busy && wait_for_requests(host))
 			continue;

@@ -18,10 +18,11 @@
 #define MAX_REPORTED_STEPS 10000
 
 void
-training_begin(Training *training, Model *model, TrainingDone done, void *argument)
+training_begin(Training *training, Model *model, int share, TrainingDone done, void *argument)
 {
 	memset(training, 0, sizeof(*training));
 	training->model = model;
+	training->usual_share = share;
 	training->done = done;
 	training->argument = argument;
 	training->end = &training->first;
@@ -155,6 +156,7 @@ work_open(Training *training, Request *request)
 		return true;
 	trainer_shorten_slices(training->trainer);
 	training->counters.open = true;
+	training->counters.share = training->usual_share;
 	answer_open(training, request);
 	return true;
 }
@@ -274,12 +276,18 @@ step_is_over(const Training *training, const Request *request, const TrainerRepo
 static bool
 work_step(Training *training, Request *request)
 {
+	uint32_t	share = wire_get_u32(&request->fields, WIRE_FIELD_TRAINING_SHARE,
+									 (uint32_t) training->counters.share);
 	TrainerEvent event;
 	TrainerReport report;
 
 	if (!training->started)
 		return !status_set(&request->status, STATUS_PROTOCOL,
 						   "a step of a training that was not started");
+	if (share < 1 || share > 99)
+		return !status_set(&request->status, STATUS_PROTOCOL,
+						   "a training's share of %u percent, not of 1 to 99", share);
+	training->counters.share = (int) share;
 	if (!training->stepping)
 	{
 		training->stepping = true;

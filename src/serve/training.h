@@ -21,6 +21,7 @@ typedef struct TrainingCounters
 	bool		open;
 	int			micro_step;		/* done, of the open training; these 0 where there is none */
 	int			micro_steps;
+	int			share;			/* percent of the time, 1 .. 99, see training_share.h */
 	uint64_t	tokens;			/* that went through training */
 	uint64_t	compute_ns;		/* that it took so far */
 	uint64_t	slices;			/* since the engine began, of all trainings */
@@ -38,6 +39,7 @@ typedef struct Training
 	size_t		limit;			/* bytes that it may take */
 	size_t		parameters;		/* bytes of adapter and optimizer, of these */
 	bool		started;
+	int			usual_share;	/* of a training whose client names none */
 	Status		failure;		/* it can't go on */
 	TrainingCounters counters;
 
@@ -47,7 +49,9 @@ typedef struct Training
 	json_t	   *steps;			/* what came out so far */
 } Training;
 
-extern void training_begin(Training *training, Model *model, TrainingDone done, void *argument);
+/* share: percent of the time for trainings whose clients name none. */
+extern void training_begin(Training *training, Model *model, int share, TrainingDone done,
+						   void *argument);
 
 /* Append a request, which was prepared where it has to be. */
 extern void training_take(Training *training, Request *request);

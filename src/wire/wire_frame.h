@@ -45,7 +45,7 @@
 #include <stdint.h>
 
 /* Raised with every change of frames, messages or fields. */
-#define WIRE_VERSION 3
+#define WIRE_VERSION 4
 
 #define WIRE_HEADER_SIZE 16
 

@@ -57,7 +57,7 @@ typedef enum WireKind
 	 */
 	WIRE_KIND_TRAIN_START = 17,
 	/*
-	 * BUDGET_MS: work for so long, or until training is done -> JSON {"done", "early", "pictures",
+	 * BUDGET_MS: work for so long, or until training is done; optional TRAINING_SHARE -> JSON {"done", "early", "pictures",
 	 * "pictures_encoded", "micro_step", "micro_steps", "optimizer_steps", "tokens", "seconds",
 	 * "best_micro_step", "steps": [{"step", "loss_vision", "loss_language", "grad_norm",
 	 * "learning_rate", "validation_loss_vision"?, "validation_loss_language"?}...]}. A loss is null
@@ -112,6 +112,9 @@ typedef enum WireField
 	WIRE_FIELD_TARGETS = 21,
 	WIRE_FIELD_IMAGE_RULES = 22,	/* text: display (absent: that) or original */
 	WIRE_FIELD_BUDGET_MS = 23,	/* u32, how long to work on a training */
+
+	/* u32, mmgpt.training_share, 1 .. 99, from now on; absent: as it was */
+	WIRE_FIELD_TRAINING_SHARE = 27,
 
 	/* of a request with an adapter */
 	WIRE_FIELD_ADAPTER = 24,	/* text, 64 hexadecimal digits: the digest; absent: no adapter */

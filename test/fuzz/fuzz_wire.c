@@ -104,6 +104,8 @@ write_texts(WireWriter *writer, const FuzzText *conversation, uint64_t *state)
 	if (fuzz_draw(state, 2) == 0)
 		wire_write_bytes(writer, WIRE_FIELD_CHECKPOINT, "mmgpt-training-2", fuzz_draw(state, 17));
 	wire_write_u32(writer, WIRE_FIELD_BUDGET_MS, (uint32_t) fuzz_draw(state, UINT32_MAX));
+	if (fuzz_draw(state, 2) == 0)
+		wire_write_u32(writer, WIRE_FIELD_TRAINING_SHARE, (uint32_t) fuzz_draw(state, 101));
 }
 
 /* Write the payload of a request into a buffer of PAYLOAD_SIZE bytes; returns its length. */

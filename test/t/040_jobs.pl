@@ -116,6 +116,25 @@ $node->safe_psql('postgres', q(
 	is(job_leftovers($node, $job), '0', 'until it is deleted');
 }
 
+# the share of a running job
+{
+	my $engine = "mmgpt_status()->'pid'";
+	my $job = endless('shared');
+	my $of_job = "mmgpt_status()->'training'->>'share'";
+	my $pid = $node->safe_psql('postgres', "SELECT $engine");
+
+	is($node->safe_psql('postgres', "SELECT $of_job"), '50', 'a job has its share of the time');
+	$node->safe_psql('postgres', q(ALTER SYSTEM SET "mmgpt.training_share" = 80));
+	$node->reload;
+	ok(wait_until(sub { return $node->safe_psql('postgres', "SELECT $of_job") eq '80' }),
+		'and another one while it runs');
+	is($node->safe_psql('postgres', "SELECT $engine"), $pid, 'in the same engine');
+	$node->safe_psql('postgres', q(ALTER SYSTEM RESET "mmgpt.training_share"));
+	$node->reload;
+	$node->safe_psql('postgres', "SELECT mmgpt_cancel($job)");
+	is(wait_for_job($node, $job), 'cancelled', 'it can be cancelled as ever');
+}
+
 # rights
 {
 	my ($status, $out, $err) = as_role('one', "SELECT mmgpt_finetune('secret')");

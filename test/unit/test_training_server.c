@@ -625,6 +625,11 @@ UNIT_TEST(requests_out_of_their_order_are_refused)
 	check_error(&frame, STATUS_PROTOCOL, "a training was started twice");
 	frame = client_simple(fd, 9, WIRE_KIND_TRAIN_ROW);
 	check_error(&frame, STATUS_PROTOCOL, "a row for a training that has begun");
+	for (uint32_t percent = 0; percent <= 100; percent += 100)
+	{
+		frame = client_step_with_share(fd, percent);
+		check_error(&frame, STATUS_PROTOCOL, "percent, not of 1 to 99");
+	}
 	json_decref(client_finish_training(fd, 100));
 	check_result(fd);
 	close(fd);

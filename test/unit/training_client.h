@@ -248,6 +248,16 @@ client_send_step(int fd, uint64_t id, uint32_t milliseconds)
 	message_send(fd, id, &writer);
 }
 
+/* A step of a training that names its share of the time. */
+static UNIT_UNUSED ClientFrame
+client_step_with_share(int fd, uint32_t percent)
+{
+	WireWriter	writer = message_begin(WIRE_KIND_TRAIN_STEP, 0);
+
+	wire_write_u32(&writer, WIRE_FIELD_TRAINING_SHARE, percent);
+	return message_ask(fd, 5100, &writer);
+}
+
 static UNIT_UNUSED json_t *
 client_step(int fd, uint32_t milliseconds)
 {
