@@ -31,11 +31,13 @@ static bool
 take_arrays(Scheduler *scheduler, const ModelConfig *config)
 {
 	size_t		running = (size_t) scheduler->max_running;
+	/* each with logits, or one of a generation, or of a search that is read in pieces */
+	size_t		items = (size_t) scheduler->max_logits + running + OPTIONS_MAX_BEAMS;
 
 	scheduler->running = calloc(running, sizeof(Generation *));
 	scheduler->claims = calloc(running, sizeof(PromptClaim));
-	scheduler->items = calloc(running + (size_t) scheduler->max_logits, sizeof(StepItem));
-	scheduler->parts = calloc(running + (size_t) scheduler->max_logits, sizeof(StepPart));
+	scheduler->items = calloc(items, sizeof(StepItem));
+	scheduler->parts = calloc(items, sizeof(StepPart));
 	scheduler->ids = calloc((size_t) scheduler->max_tokens, sizeof(int32_t));
 	scheduler->rules = calloc((size_t) scheduler->max_logits, sizeof(ChoiceRule));
 	scheduler->choices = calloc((size_t) scheduler->max_logits, sizeof(Choice));

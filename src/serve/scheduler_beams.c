@@ -35,6 +35,27 @@ beam_left(const Generation *generation, const Beam *beam)
 	return generation->prompt_count + beam->count - beam->fed;
 }
 
+/* Put tokens of all beams but their last ones into the batch, as far as there is room. */
+static void
+read_beams(Scheduler *scheduler, Generation *generation)
+{
+	BeamSearch *search = generation->search;
+
+	for (int i = 0; i < search->beam_count; i++)
+	{
+		int			room = scheduler->max_tokens - scheduler->token_count;
+		int			left = beam_left(generation, &search->beams[i]) - 1;
+		int			count = left < room ? left : room;
+
+		if (count > 0)
+			add_tokens(scheduler, generation, i, search->beams[i].fed, count, 0);
+	}
+}
+
+/*
+ * Beams go on together. What no step could take at once is read in pieces first, of one search in a
+ * step.
+ */
 void
 beams_add(Scheduler *scheduler, Generation *generation)
 {
@@ -43,6 +64,8 @@ beams_add(Scheduler *scheduler, Generation *generation)
 
 	for (int i = 0; i < search->beam_count; i++)
 		tokens += beam_left(generation, &search->beams[i]);
+	if (tokens > scheduler->max_tokens && scheduler->token_count == 0)
+		read_beams(scheduler, generation);
 	if (tokens > scheduler->max_tokens - scheduler->token_count ||
 		search->beam_count > scheduler->max_logits - scheduler->logit_count)
 		return;					/* all or none; its turn comes */

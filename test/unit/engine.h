@@ -127,21 +127,16 @@ typedef struct Engine
 	Status		status;			/* of the last failure */
 } Engine;
 
-/* A model on a backend, which it takes over. attend_previous as in ModelOptions. */
+/* A model on a backend, which it takes over. */
 static UNIT_UNUSED Engine
-engine_open_on(const char *directory, Backend *backend, int attend_previous, WeightFormat weights)
+engine_open_with(const char *directory, Backend *backend, const ModelOptions *options)
 {
-	ModelOptions options = {.weights = weights,
-							.attend_previous = attend_previous,
-							.max_step_tokens = 512,
-							.max_step_logits = 256,
-							.max_images = 4};
 	SpecialTokens special;
 	Engine		engine = {.backend = backend};
 	char		path[256];
 
 	engine.arena = arena_create();
-	engine.model = model_open(directory, engine.backend, &options, &engine.status);
+	engine.model = model_open(directory, engine.backend, options, &engine.status);
 	if (engine.model == NULL)
 		engine_bail(directory, &engine.status);
 	engine.config = model_config(engine.model);
@@ -153,6 +148,19 @@ engine_open_on(const char *directory, Backend *backend, int attend_previous, Wei
 	if (engine.tokenizer == NULL)
 		engine_bail(path, &engine.status);
 	return engine;
+}
+
+/* attend_previous as in ModelOptions. */
+static UNIT_UNUSED Engine
+engine_open_on(const char *directory, Backend *backend, int attend_previous, WeightFormat weights)
+{
+	ModelOptions options = {.weights = weights,
+							.attend_previous = attend_previous,
+							.max_step_tokens = 512,
+							.max_step_logits = 256,
+							.max_images = 4};
+
+	return engine_open_with(directory, backend, &options);
 }
 
 static UNIT_UNUSED Engine

@@ -1,7 +1,8 @@
 /*
  * test_beams.c - beam search and n-gram blocking against the original's answers.
  *
- *	golden beams	every sequence and score of generation.json's beam cases
+ *	golden beams	every sequence and score of generation.json's beam cases; those read anew in steps
+ *					that are smaller than they are
  *	options			its n-gram cases
  *	company			the same scores to the last bit alone and among others, all pages given back
  *	sampling		beams that are drawn: repeatable by seed
@@ -122,6 +123,45 @@ UNIT_TEST(beams_match)
 		close_pair(&pair);
 	}
 	json_decref(root);
+	close_cases(&cases);
+}
+
+/*
+ * A beam that generates <image> is read anew, as what it sees changes: here with more tokens than a
+ * step takes.
+ */
+UNIT_TEST(beams_are_read_anew_in_pieces)
+{
+	ForwardCases cases = open_cases();
+	json_t	   *root = golden_json(MODEL_A "/generation.json");
+	json_t	   *list = json_object_get(root, "beam");
+	ModelOptions options = {.weights = WEIGHTS_F32, .max_step_tokens = 16, .max_step_logits = 16,
+							.max_images = 4};
+	CpuOptions	cpu = {0};
+	Status		status;
+	Engine		engine = engine_open_with(MODEL_A, backend_open_cpu(&cpu, &status), &options);
+	int			mark = engine.config->image;
+	int			found = 0;
+
+	for (size_t i = 0; i < json_array_size(list); i++)
+	{
+		const json_t *entry = json_array_get(list, i);
+		const json_t *best = json_array_get(json_object_get(entry, "sequences"), 0);
+		Generation *generation;
+		bool		marked = false;
+
+		for (size_t j = 0; j < json_array_size(best); j++)
+			marked = marked || json_integer_value(json_array_get(best, j)) == mark;
+		if (!marked || json_is_true(json_object_get(entry, "attend_previous")))
+			continue;
+		generation = begin_entry(&cases, &engine, entry);
+		engine_run(&engine, &generation, 1, NULL);
+		check_beams(entry, generation, (int) i);
+		found++;
+	}
+	UNIT_CHECK(found > 0);
+	json_decref(root);
+	engine_close(&engine);
 	close_cases(&cases);
 }
 
