@@ -60,6 +60,12 @@ note_progress(void *argument, double fraction)
 	atomic_store(&host->progress, (uint32_t) (fraction * 1000));
 }
 
+static bool
+device_is_lost(const ModelHost *host)
+{
+	return host->backend != NULL && !host->backend->ops->alive(host->backend);
+}
+
 /*
  * A request that a lost device leaves unfinished gets no answer: its backend sees the engine end,
  * and sends it again to the next one.
@@ -69,7 +75,7 @@ request_done(Request *request, void *argument)
 {
 	ModelHost  *host = argument;
 
-	if (host->backend != NULL && !host->backend->ops->alive(host->backend))
+	if (device_is_lost(host))
 		return;
 	model_host_announce(host, request);
 	request_queue_push(&host->outbox, request);
@@ -287,7 +293,7 @@ run(ModelHost *host)
 	bool		busy = false;
 	bool		training = false;
 
-	while (!atomic_load(&host->stop) && host->backend->ops->alive(host->backend))
+	while (!atomic_load(&host->stop) && !device_is_lost(host))
 	{
 		take_requests(host, busy || training);
 		training = heed_training(host);
@@ -311,20 +317,24 @@ host_main(void *argument)
 	uint64_t	begin = clock_now_ns();
 	Status		status;
 
-	if (!load(host, &status))
+	if (!load(host, &status) && !device_is_lost(host))
 	{
 		set_failure(host, &status);
 		atomic_store(&host->state, HOST_FAILED);
 		model_host_wake_io(host);
 		return NULL;
 	}
-	log_write(ENGINE_LOG, "model \"%s\" loaded in %.1f s on %s, %s", host->options.directory,
-			  (double) (clock_now_ns() - begin) * 1e-9, host->backend->ops->describe(host->backend),
-			  data_type_name(model_format(host->model)));
-	atomic_store(&host->state, HOST_READY);
-	model_host_wake_io(host);
-	run(host);
-	if (!host->backend->ops->alive(host->backend))
+	if (!device_is_lost(host))
+	{
+		log_write(ENGINE_LOG, "model \"%s\" loaded in %.1f s on %s, %s", host->options.directory,
+				  (double) (clock_now_ns() - begin) * 1e-9,
+				  host->backend->ops->describe(host->backend),
+				  data_type_name(model_format(host->model)));
+		atomic_store(&host->state, HOST_READY);
+		model_host_wake_io(host);
+		run(host);
+	}
+	if (device_is_lost(host))
 	{
 		log_write(ENGINE_ERROR, "%s failed: the engine ends",
 				  host->backend->ops->describe(host->backend));

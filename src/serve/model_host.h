@@ -85,8 +85,9 @@ typedef struct ModelHost
 } ModelHost;
 
 /*
- * Open the CUDA device that the options mean, if one. Before sandbox_enter: its files are opened for
- * writing. An engine whose device is not there has to end: others may have theirs.
+ * Open the CUDA device that the options mean, if one. Before sandbox_enter, as must be
+ * model_host_start where there is one: its files are opened for writing. An engine whose device is
+ * not there has to end: others may have theirs.
  */
 extern bool model_host_open_device(ModelHostOptions *options, Status *status);
 

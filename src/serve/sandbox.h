@@ -17,9 +17,9 @@
 
 /*
  * Give up sockets, programs, tracing, changing files and signalling others (they fail with
- * EPERM from now on), in all threads started afterwards. Call after the listening socket
- * exists and before threads start. False where the kernel does not offer seccomp; the
- * engine then works without it.
+ * EPERM from now on), in the calling thread and all that it starts afterwards. Call after the
+ * listening socket exists and before threads start, but for those that work with a GPU. False
+ * where the kernel does not offer seccomp; the engine then works without it.
  */
 extern bool sandbox_enter(Status *status);
 

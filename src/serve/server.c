@@ -205,6 +205,26 @@ tell_load(Server *server)
 		server->told_load = load;
 }
 
+/*
+ * Start the model's thread, and close the sandbox for all others. A GPU's driver opens its files
+ * for writing whenever it maps memory, and names its threads in files: with one, the model's
+ * thread is started before, and stays outside like the driver's own.
+ */
+static bool
+start_model(Server *server, Status *status)
+{
+	const ModelHostOptions *options = &server->options.host;
+	bool		outside = options->cuda != NULL;
+
+	if (outside && !model_host_start(&server->host, options, server->wake_fd, &server->preparing,
+									 status))
+		return false;
+	if (server->options.sandbox && !sandbox_enter(status))
+		log_write(ENGINE_WARNING, "%s", status->message);
+	return outside || model_host_start(&server->host, options, server->wake_fd,
+									   &server->preparing, status);
+}
+
 static bool
 begin(Server *server, Status *status)
 {
@@ -224,17 +244,13 @@ begin(Server *server, Status *status)
 	if (server->started == NULL || server->epoll_fd < 0 || server->wake_fd < 0)
 		return status_set(status, STATUS_IO, "could not set up the event loop: %s",
 						  strerror(errno));
-	if (!model_host_open_device(&server->options.host, status))
-		return false;
-	if (server->options.sandbox && !sandbox_enter(status))
-		log_write(ENGINE_WARNING, "%s", status->message);
-	return watch(server, server->options.listen_fd, EPOLLIN, &listen_mark, status) &&
+	return model_host_open_device(&server->options.host, status) &&
+		   watch(server, server->options.listen_fd, EPOLLIN, &listen_mark, status) &&
 		   watch(server, server->wake_fd, EPOLLIN, &wake_mark, status) &&
 		   (server->options.lifeline_fd < 0 ||
 			watch(server, server->options.lifeline_fd, EPOLLIN | EPOLLRDHUP, &lifeline_mark,
 				  status)) &&
-		   model_host_start(&server->host, &server->options.host, server->wake_fd,
-							&server->preparing, status) &&
+		   start_model(server, status) &&
 		   start_preparers(server, status);
 }
 

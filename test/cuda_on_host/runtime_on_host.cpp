@@ -5,15 +5,18 @@
  * All device memory lies in one range of addresses that nothing may touch but kernels and copies:
  * host code that follows a device pointer ends in a segmentation fault. Streams are queues that run
  * only when something waits for them, so a result read too early is an old one, and a buffer given
- * to an asynchronous copy has to live until then. While a stream is captured nothing runs.
+ * to an asynchronous copy has to live until then. While a stream is captured nothing runs. Where a
+ * driver opens files of its own, a file is opened here, so that a sandbox refuses it as well.
  */
 #include "emulator.h"
 
 #include <cstdio>
 #include <cstdlib>
+#include <fcntl.h>
 #include <functional>
 #include <map>
 #include <sys/mman.h>
+#include <unistd.h>
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -63,6 +66,18 @@ fail(cudaError_t error)
 {
 	last_error = error;
 	return error;
+}
+
+/* Open a file as a driver opens a device to map its memory; false when that was refused. */
+static bool
+open_driver_file(void)
+{
+	int			fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	if (fd < 0)
+		return false;
+	close(fd);
+	return true;
 }
 
 static void
@@ -133,8 +148,13 @@ cudaMalloc(void **address, size_t bytes)
 	char	   *memory;
 
 	begin_arena();
+	if (!open_driver_file())
+		return fail(cudaErrorOperatingSystem);
 	if (captured != NULL)
+	{
+		capture_broken = true;
 		return fail(cudaErrorStreamCaptureUnsupported);
+	}
 	if (size > memory_total() - bytes_taken || size > DEVICE_ARENA_SIZE - arena_used)
 		return fail(cudaErrorMemoryAllocation);
 	auto		hole = holes.find(size);
@@ -171,6 +191,11 @@ cudaFree(void *address)
 		return cudaSuccess;
 	if (found == allocations.end())
 		return fail(cudaErrorInvalidValue);
+	if (captured != NULL)
+	{
+		capture_broken = true;
+		return fail(cudaErrorStreamCaptureUnsupported);
+	}
 	drain();
 	POISON(address, found->second);
 	race_set(address, found->second, MEMORY_NONE);
@@ -230,7 +255,7 @@ cudaError_t
 cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width,
 				  size_t height, cudaMemcpyKind kind, cudaStream_t stream)
 {
-	if (width > to_pitch || width > from_pitch)
+	if (width > to_pitch || width > from_pitch || to_pitch > INT32_MAX || from_pitch > INT32_MAX)
 		return fail(cudaErrorInvalidPitchValue);
 	for (size_t i = 0; i < height; i++)
 	{
@@ -396,6 +421,8 @@ cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph)
 cudaError_t
 cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long flags)
 {
+	if (!open_driver_file())
+		return fail(cudaErrorOperatingSystem);
 	*exec = new CUgraphExec_st{graph->work};
 	return cudaSuccess;
 }
