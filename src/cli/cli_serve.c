@@ -118,8 +118,10 @@ cli_serve(int argc, char **argv)
 
 	if (!cli_parse(argc, argv, &arguments, 1, help, &result))
 		return result;
-	if (!read_options(&arguments, &server, &status) || !server_run(&server, &status))
+	if (!read_options(&arguments, &server, &status))
 		return cli_fail(&status);
-	/* Other threads still work: leave without tearing down what they use. */
-	_exit(0);
+	if (!server_run(&server, &status))
+		result = cli_fail(&status);
+	/* other threads still work, and a lost device may hang: leave without tearing down anything */
+	_exit(result);
 }

@@ -331,15 +331,23 @@ check_rows(const Model *model, int rows, Status *status)
 					  model->logits_rows);
 }
 
+/* What is read out of logits counts only when nothing went wrong while it was. */
+static bool
+end_reading(const Model *model, Status *status)
+{
+	return model->backend->ops->synchronize(model->backend, status);
+}
+
 bool
 model_choose(Model *model, int rows, const ChoiceRule *rules, Choice *choices, Status *status)
 {
 	if (!check_rows(model, rows, status))
 		return false;
-	if (rows > 0)
-		model->backend->ops->choose(model->backend, tensor_row_range(model->logits, 0, rows), rules,
-									choices);
-	return true;
+	if (rows == 0)
+		return true;
+	model->backend->ops->choose(model->backend, tensor_row_range(model->logits, 0, rows), rules,
+								choices);
+	return end_reading(model, status);
 }
 
 bool
@@ -350,7 +358,7 @@ model_best(Model *model, int first, int rows, const ChoiceRule *rules, int count
 		return false;
 	model->backend->ops->best(model->backend, tensor_row_range(model->logits, first, rows), rules,
 							  count, choices);
-	return true;
+	return end_reading(model, status);
 }
 
 bool
@@ -363,10 +371,10 @@ model_score(Model *model, const ScoreTarget *targets, int count, float *log_prob
 			(i > 0 && targets[i].row < targets[i - 1].row))
 			return status_set(status, STATUS_INTERNAL, "score %d of row %d and token %d", i,
 							  targets[i].row, targets[i].token);
-	if (count > 0)
-		model->backend->ops->score(model->backend, model->logits, targets, count,
-								   log_probabilities);
-	return true;
+	if (count == 0)
+		return true;
+	model->backend->ops->score(model->backend, model->logits, targets, count, log_probabilities);
+	return end_reading(model, status);
 }
 
 bool
@@ -374,9 +382,9 @@ model_read_logits(Model *model, int rows, float *logits, Status *status)
 {
 	if (!check_rows(model, rows, status))
 		return false;
-	if (rows > 0)
-		model->backend->ops->download(model->backend, logits, model->logits.data,
-									  (size_t) rows * (size_t) model->logits.columns *
-										  sizeof(float));
-	return true;
+	if (rows == 0)
+		return true;
+	model->backend->ops->download(model->backend, logits, model->logits.data,
+								  (size_t) rows * (size_t) model->logits.columns * sizeof(float));
+	return end_reading(model, status);
 }

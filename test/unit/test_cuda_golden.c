@@ -288,6 +288,32 @@ UNIT_TEST(training_follows_the_original)
 	run_close(&run);
 }
 
+/* The last test: the device that it leaves behind is of no use. */
+UNIT_TEST(nothing_is_chosen_from_what_a_failing_device_computed)
+{
+	ForwardCases cases = open_cases();
+	ChoiceRule	rule = {.top_p = 1.0f};
+	Choice		choice = {-1, 0.0f};
+	float	   *logits;
+	Engine		engine;
+	int			count;
+
+	if (getenv("MMGPT_CUDA_LIBRARY") == NULL)
+		UNIT_SKIP(CUDA_SKIPPED);
+	if (strstr(getenv("MMGPT_CUDA_LIBRARY"), "cuda_on_host") == NULL)
+		UNIT_SKIP("a real device is not broken on purpose");
+	engine = engine_open_on(MODEL_A, open_cuda(), 0, WEIGHTS_F32);
+	logits = run_case(&cases, &engine, "vision_one_round", NULL, 256, &count);
+	UNIT_CHECK(model_choose(engine.model, 1, &rule, &choice, &engine.status));
+	UNIT_CHECK(choice.token >= 0);
+	setenv("CUDA_ON_HOST_FAILS_AT", "1", 1);
+	UNIT_CHECK(!model_choose(engine.model, 1, &rule, &choice, &engine.status));
+	UNIT_EQUAL_INT(engine.status.code, STATUS_INTERNAL);
+	free(logits);
+	engine_close(&engine);
+	close_cases(&cases);
+}
+
 int
 main(int argc, char **argv)
 {
