@@ -45,7 +45,8 @@
 
 /* Variables of the server's environment that the engine is given. */
 static const char *const passed_variables[] = {
-	"CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "TZ", "ASAN_OPTIONS", "UBSAN_OPTIONS"
+	"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_CACHE_PATH", "CUDA_MPS_PIPE_DIRECTORY",
+	"LD_LIBRARY_PATH", "TZ", "ASAN_OPTIONS", "UBSAN_OPTIONS"
 };
 
 void

@@ -12,7 +12,8 @@ use Mmgpt;
 
 # Variables that an engine may have; the last two are for sanitized ones.
 my %allowed = map { ($_ => 1) }
-  qw(PATH LC_ALL CUDA_VISIBLE_DEVICES LD_LIBRARY_PATH TZ ASAN_OPTIONS UBSAN_OPTIONS);
+  qw(PATH LC_ALL CUDA_VISIBLE_DEVICES CUDA_DEVICE_ORDER CUDA_CACHE_PATH CUDA_MPS_PIPE_DIRECTORY
+  LD_LIBRARY_PATH TZ ASAN_OPTIONS UBSAN_OPTIONS);
 my ($case) = first_questions();
 
 # What the descriptors of a process are: { number => target }.
