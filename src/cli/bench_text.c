@@ -141,6 +141,15 @@ measure_and_tell(TextBatch *batch, const BenchOptions *options, int prompt, int 
 	return true;
 }
 
+int
+bench_text_tokens(const BenchOptions *options)
+{
+	int			generated = options->generate > 0 ? BEGINNING + options->generate : 0;
+	int			tokens = options->prompt > generated ? options->prompt : generated;
+
+	return (tokens + KV_PAGE_KEYS - 1) / KV_PAGE_KEYS * KV_PAGE_KEYS;
+}
+
 bool
 bench_text(CliModel *opened, const BenchOptions *options, bool quiet, json_t *results,
 		   Status *status)

@@ -144,6 +144,8 @@ open_model(const CliArguments *arguments, const BenchOptions *options, CliModel 
 			model_options.max_images = options->batches[i];
 		if (options->batches[i] > model_options.max_step_logits)
 			model_options.max_step_logits = options->batches[i];
+		if (options->batches[i] * bench_text_tokens(options) > model_options.cache_tokens)
+			model_options.cache_tokens = options->batches[i] * bench_text_tokens(options);
 	}
 	if (shape == NULL)
 		return cli_open_model(arguments, arguments->positional[0], &model_options, opened, status);

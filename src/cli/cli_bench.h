@@ -58,6 +58,8 @@ extern bool bench_shape_read(const char *name, Arena *arena, ModelConfig *config
  */
 extern bool bench_text(CliModel *opened, const BenchOptions *options, bool quiet, json_t *results,
 					   Status *status);
+/* Tokens that a sequence of bench_text needs pages for; 0: no text is measured. */
+extern int	bench_text_tokens(const BenchOptions *options);
 extern bool bench_vision(CliModel *opened, const BenchOptions *options, bool quiet,
 						 json_t *results, Status *status);
 extern bool bench_train(CliModel *opened, const BenchOptions *options, bool quiet,

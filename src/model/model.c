@@ -175,6 +175,7 @@ create_pools(Model *model, Status *status)
 	const ResamplerConfig *resampler = &config->resampler;
 	DataType	type = model_cache_type(model);
 	int			context = pages_for_keys(decoder->context);
+	int			asked = pages_for_keys(model->options.cache_tokens);
 	int			picture = pages_for_keys(resampler->latents);
 	int			images = model->options.max_images;
 	int			blocks = model->weights.gated_blocks > 0 ? model->weights.gated_blocks : 1;
@@ -199,7 +200,8 @@ create_pools(Model *model, Status *status)
 						resampler->head_size, &model->resampler_scratch, status) ||
 		!cache_room(model, (size_t) context * page, &bytes, status))
 		return false;
-	cache_pages = pool_pages(bytes, page, DEFAULT_CONTEXTS * context, context, MAX_DEFAULT_CACHE);
+	cache_pages = pool_pages(bytes, page, DEFAULT_CONTEXTS * context,
+							 bytes == 0 && asked > context ? asked : context, MAX_DEFAULT_CACHE);
 	return pages_begin(&model->cache_pages, cache_pages, model->arena, status) &&
 		   ops->kv_create(model->backend, type, decoder->layers, cache_pages, decoder->kv_heads,
 						  decoder->head_size, &model->cache, status);

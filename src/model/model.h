@@ -62,6 +62,8 @@ typedef struct ModelOptions
 	 * leaves. 0: they get 32 whole contexts, at most 1 GB.
 	 */
 	size_t		memory_limit;
+	/* without memory_limit: tokens that they have room for in any case; 0: one context */
+	int			cache_tokens;
 	size_t		adapter_bytes;		/* of memory_limit, set aside for adapters */
 	/* set a quarter of what memory_limit leaves beside one context aside for a training */
 	bool		training;

@@ -176,6 +176,26 @@ UNIT_TEST(bench_trains_a_model_of_any_shape)
 	forget(&outcome);
 }
 
+/* More sequences than a model has room for unless it is told. */
+UNIT_TEST(bench_has_room_for_any_batch)
+{
+	char		path[] = "/tmp/mmgpt-shape-XXXXXX.json";
+	const char *arguments[] = {"bench", "--shape", path, "--prompt", "64", "--batch", "33",
+							   "--seconds", "1", "--json", NULL};
+	json_t	   *shape = json_load_file(MODEL_A "/config.json", 0, NULL);
+	int			fd = mkstemps(path, 5);
+	Outcome		outcome;
+
+	close(fd);
+	json_object_set_new(shape, "max_position_embeddings", json_integer(64));
+	UNIT_CHECK(json_dump_file(shape, path, 0) == 0);
+	json_decref(shape);
+	outcome = run(cli_bench, "", arguments);
+	UNIT_EQUAL_INT(outcome.status, 0);
+	forget(&outcome);
+	unlink(path);
+}
+
 UNIT_TEST(bench_measures_prompts_and_answers)
 {
 	const char *arguments[] = {"bench", MODEL_A, "--prompt", "20", "--generate=3", "--batch", "1,2",
