@@ -85,7 +85,10 @@ cuda_step_begin(Backend *backend, const void *key, size_t key_bytes)
 	return false;
 }
 
-/* What was captured has not run yet. A record that failed fails its step, and is the last one. */
+/*
+ * What was captured has not run yet. An operation that failed is missing in it, so it must not run
+ * now, nor ever. A record that failed fails its step, and is the last one.
+ */
 void
 cuda_step_end(Backend *backend)
 {
@@ -96,11 +99,13 @@ cuda_step_end(Backend *backend)
 	if (step == nullptr)
 		return;
 	cuda->recording = nullptr;
-	if (!cuda_note(cuda, cudaStreamEndCapture(cuda->stream, &graph)) ||
+	cuda_note(cuda, cudaGetLastError());	/* of launches */
+	cuda_note(cuda, cudaStreamEndCapture(cuda->stream, &graph));
+	if (cuda->error != cudaSuccess || cuda->cublas_error != CUBLAS_STATUS_SUCCESS ||
 		!cuda_note(cuda, cudaGraphInstantiate(&step->graph, graph, 0)) ||
 		!cuda_note(cuda, cudaGraphLaunch(step->graph, cuda->stream)))
 	{
-		step->graph = nullptr;
+		forget_step(cuda, step);
 		cuda->records_nothing = true;
 	}
 	if (graph != nullptr)

@@ -444,6 +444,34 @@ UNIT_TEST(a_step_that_comes_again_runs_from_its_record)
 	pair_close(&pair);
 }
 
+/* An operation that the device refuses is missing in a record, which must not run for it. */
+UNIT_TEST(a_step_that_fails_is_told_every_time)
+{
+	int			key = 7;
+	AttentionPlan plan = {.spans = tensor_make(NULL, TYPE_I32, 1, ATTENTION_SPAN_FIELDS),
+						  .heads = 70000, .scale = 1.0f};	/* a grid's second dimension ends before */
+	Tensor		x = tensor_make(NULL, TYPE_F32, 1, 70000);
+	AttentionGradient refused = {.plan = &plan, .kv_heads = 70000, .head_size = 1, .q = x, .k = x,
+								 .v = x, .dy = x, .dq = x};
+	Status		status;
+	Pair		pair;
+
+	if (!pair_open(&pair))
+		UNIT_SKIP(CUDA_SKIPPED);
+	for (int i = 0; i < 4; i++)
+	{
+		if (!pair.cuda->ops->step_begin(pair.cuda, &key, sizeof(key)))
+		{
+			pair.cuda->ops->attention_backward(pair.cuda, &refused);
+			pair.cuda->ops->step_end(pair.cuda);
+		}
+		UNIT_CHECK(!pair.cuda->ops->synchronize(pair.cuda, &status));
+		UNIT_EQUAL_INT(status.code, STATUS_INTERNAL);
+		UNIT_CHECK(pair.cuda->ops->alive(pair.cuda));
+	}
+	pair_close(&pair);
+}
+
 /* The last test: the device that it leaves behind is of no use. */
 UNIT_TEST(a_device_that_fails_is_lost_for_good)
 {
