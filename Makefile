@@ -85,7 +85,8 @@ CUDA_SOURCES := $(wildcard cuda/*.cu)
 # what the library shares with the engine, compiled once more for it
 CUDA_SHARED := base/status base/utf8 tensor/tensor tensor/quantize tensor/sampling
 
-NVCC_FLAGS := -std=c++20 -O3 -lineinfo -Werror all-warnings -Xfatbin -compress-all \
+# -fmad=false: what is fused is written so; else two kernels for the same sum could round differently
+NVCC_FLAGS := -std=c++20 -O3 -fmad=false --extended-lambda -lineinfo -Werror all-warnings -Xfatbin -compress-all \
 	-Xcompiler -Wall,-Wextra,-Wno-unused-parameter,-fPIC,-fvisibility=hidden \
 	-Xptxas -v,-warn-spills,-warn-lmem-usage,-warn-double-usage \
 	-gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 \
@@ -96,8 +97,9 @@ CUDA_SHARED_OBJECTS := $(patsubst %,build/cuda/%.c.o,$(CUDA_SHARED))
 .PHONY: cuda
 cuda: build/mmgpt_cuda.so
 
+# cuBLASLt is opened when a device was found, often where only CUDA's own folder has it
 build/mmgpt_cuda.so: $(CUDA_OBJECTS) $(CUDA_SHARED_OBJECTS)
-	$(NVCC) -shared -cudart static -o $@ $^ -ldl
+	$(NVCC) -shared -cudart static -Xlinker -rpath,$(CUDA)/lib64 -o $@ $^ -ldl
 
 # the compiler's report of registers and shared memory is kept beside the object
 build/cuda/%.cu.o: cuda/%.cu
@@ -216,9 +218,8 @@ install-engine: engine installdirs
 	$(MKDIR_P) '$(DESTDIR)$(pkglibdir)' '$(DESTDIR)$(bindir)'
 	$(INSTALL_PROGRAM) $(BUILD)/mmgpt-engine '$(DESTDIR)$(pkglibdir)/mmgpt-engine'
 	ln -sfr '$(DESTDIR)$(pkglibdir)/mmgpt-engine' '$(DESTDIR)$(bindir)/mmgpt-engine'
-ifneq ($(wildcard build/mmgpt_cuda.so),)
-	$(INSTALL_SHLIB) build/mmgpt_cuda.so '$(DESTDIR)$(pkglibdir)/mmgpt_cuda.so'
-endif
+	if [ -e build/mmgpt_cuda.so ]; then \
+		$(INSTALL_SHLIB) build/mmgpt_cuda.so '$(DESTDIR)$(pkglibdir)/mmgpt_cuda.so'; fi
 
 install-demo-model: installdirs
 	$(MKDIR_P) '$(DESTDIR)$(demo_model_folder)'

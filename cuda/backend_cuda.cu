@@ -13,7 +13,7 @@
 CudaBackend *
 cuda_use(Backend *backend)
 {
-	static thread_local int device_of_thread = 0;
+	static thread_local int device_of_thread = -1;
 	CudaBackend *cuda = reinterpret_cast<CudaBackend *>(backend);
 
 	if (device_of_thread != cuda->device && cuda_note(cuda, cudaSetDevice(cuda->device)))

@@ -75,7 +75,7 @@ multiply_bf16_backward(CudaBackend *cuda, Tensor dx, Tensor dy, const Weight *we
 					   bool accumulate)
 {
 	const CudaWeight *on_device = static_cast<const CudaWeight *>(weight->data);
-	int64_t		dy_stride = (static_cast<int64_t>(weight->outputs) + 7) / 8 * 8;
+	int64_t		dy_stride = product_size(weight->outputs);
 	int			part = weight->type == TYPE_BF16 ? weight->outputs : DEQUANTIZED_OUTPUTS;
 	CublasProduct product = {};
 	const uint16_t *rounded = cuda_round_rows(cuda, dy, dy_stride);
@@ -87,10 +87,12 @@ multiply_bf16_backward(CudaBackend *cuda, Tensor dx, Tensor dy, const Weight *we
 	product.algorithm = &on_device->backward;
 	for (int first = 0; rounded != nullptr && first < weight->outputs; first += part)
 	{
-		product.depth = weight->outputs - first < part ? weight->outputs - first : part;
+		int			outputs = weight->outputs - first < part ? weight->outputs - first : part;
+
+		product.depth = product_size(outputs);
 		product.x = rounded + first;
 		product.a = weight->type == TYPE_BF16 ? static_cast<const uint16_t *>(on_device->values)
-			: cuda_weight_as_bf16(cuda, weight, first, product.depth);
+			: cuda_weight_as_bf16(cuda, weight, first, outputs);
 		product.beta = accumulate || first > 0 ? 1.0f : 0.0f;
 		if (product.a != nullptr)
 			cublas_multiply(cuda, &product);

@@ -28,11 +28,12 @@ typedef struct CublasLt
 	decltype(&cublasLtMatmulPreferenceDestroy) preference_destroy;
 	decltype(&cublasLtMatmulPreferenceSetAttribute) preference_set;
 	decltype(&cublasLtMatmulAlgoGetHeuristic) heuristic;
+	decltype(&cublasLtMatmulAlgoCheck) check;
+	decltype(&cublasLtMatmulAlgoConfigGetAttribute) configuration;
 	decltype(&cublasLtMatmul) matmul;
 } CublasLt;
 
-/* Open the library and fill the table. */
+/* Open the library, which then stays as long as the process, and fill the table. */
 extern bool cublas_load(CublasLt *table, Status *status);
-extern void cublas_unload(CublasLt *table);
 
 #endif

@@ -67,6 +67,7 @@ typedef struct CudaBackend
 	CudaScratch sums;			/* of a product whose activation is added to y */
 	CudaScratch reading;		/* what choose, best and score need */
 	CudaScratch statistics;		/* of rows, for the gradient of attention */
+	CudaScratch products;		/* of cuBLASLt, where y does not lie well */
 
 	StepRecord	steps[MOST_STEPS];
 	StepRecord *recording;		/* one of them, or NULL */
@@ -79,7 +80,16 @@ typedef struct CudaBackend
 /* Outputs of a quantised weight that are turned into bf16 at a time. */
 #define DEQUANTIZED_OUTPUTS 4096
 
-/* A weight on the device; Weight.data points to it. */
+/* Sizes of cuBLASLt's products are multiples of this: vectors of bf16. */
+#define PRODUCT_UNIT 8
+
+static inline int
+product_size(int size)
+{
+	return (size + PRODUCT_UNIT - 1) / PRODUCT_UNIT * PRODUCT_UNIT;
+}
+
+/* A weight on the device; Weight.data points to it. N here is product_size of its outputs. */
 typedef struct CudaWeight
 {
 	/* f32, bf16: [N, stride]; q8: codes [N, stride]; q4: words, see weight.cu; rows of 16 bytes */
@@ -123,6 +133,27 @@ element_grid(int64_t columns, int rows)
 	return dim3(blocks_for(columns, ROW_THREADS), static_cast<unsigned>(rows));
 }
 
+template <typename Element>
+__global__ static void
+element_kernel(Element element, int first_row, int columns)
+{
+	int			column = own_column();
+
+	if (column < columns)
+		element(first_row + static_cast<int64_t>(blockIdx.y), column);
+}
+
+/* Run element(row, column), a device lambda that takes what it needs by value, for each element. */
+template <typename Element>
+static inline void
+for_each_element(CudaBackend *cuda, int rows, int columns, Element element)
+{
+	for_row_ranges(rows, [&](int first, int count) {
+		LAUNCH(element_kernel<Element>, element_grid(columns, count), ROW_THREADS, 0,
+			   cuda->stream, element, first, columns);
+	});
+}
+
 /* memory.cu */
 extern bool cuda_memory_begin(CudaBackend *cuda, Status *status);
 extern void cuda_memory_end(CudaBackend *cuda);
@@ -145,11 +176,18 @@ extern bool cuda_weight_create(Backend *backend, const WeightPart *parts, int co
 							   DataType format, Weight *weight, Status *status);
 extern void cuda_weight_destroy(Backend *backend, Weight *weight);
 extern void cuda_weight_update(Backend *backend, Weight *weight, Tensor values, bool transposed);
-/* Outputs [first, first + count) of a quantised weight as bf16 [count, stride]; NULL: no memory. */
+/*
+ * Outputs [first, first + count) of a quantised weight as bf16 [product_size(count), stride]; NULL:
+ * no memory.
+ */
 extern uint16_t *cuda_weight_as_bf16(CudaBackend *cuda, const Weight *weight, int first, int count);
 
 /* cublas_product.cu */
-/* y [R, M] = factor * x [R, D] a + beta * y, a [D, M] or, transposed, [M, D]; x and a bf16. */
+/*
+ * y [R, M] = factor * x [R, D] a + beta * y, a [D, M] or, transposed, [M, D]; x and a bf16. D is a
+ * multiple of PRODUCT_UNIT, a may be read up to the next one from M on; x and a, and their rows,
+ * begin at multiples of 16 bytes.
+ */
 typedef struct CublasProduct
 {
 	Tensor		y;

@@ -43,7 +43,7 @@ void
 cuda_memory_end(CudaBackend *cuda)
 {
 	CudaScratch *scratches[] = {&cuda->rounded, &cuda->values, &cuda->sums, &cuda->reading,
-								&cuda->statistics};
+								&cuda->statistics, &cuda->products};
 
 	if (cuda->stream != nullptr)
 		cudaStreamSynchronize(cuda->stream);
@@ -100,8 +100,11 @@ cuda_allocate(Backend *backend, size_t bytes, void **address, Status *status)
 	cudaGetLastError();			/* it is told here, and does not end anything */
 	*address = nullptr;
 	if (error != cudaErrorMemoryAllocation)
+	{
+		cuda->lost = true;		/* what failed before shows here */
 		return status_set(status, STATUS_INTERNAL, "CUDA device %d: %s", cuda->device,
 						  cudaGetErrorString(error));
+	}
 	cudaMemGetInfo(&free_bytes, &total);
 	status_set(status, STATUS_OUT_OF_MEMORY, "CUDA device %d has no room for %zu MB", cuda->device,
 			   (bytes >> 20) + 1);
@@ -192,24 +195,21 @@ bool
 cuda_synchronize(Backend *backend, Status *status)
 {
 	CudaBackend *cuda = cuda_use(backend);
+	cublasStatus_t cublas_error = cuda->cublas_error;
 	cudaError_t error;
 
 	wait_for_device(cuda);
 	cuda_note(cuda, cudaGetLastError());
 	error = cuda->error;
 	cuda->error = cudaSuccess;
+	cuda->cublas_error = CUBLAS_STATUS_SUCCESS;
 	if (error == cudaErrorMemoryAllocation)
 		return status_set(status, STATUS_OUT_OF_MEMORY,
 						  "CUDA device %d has no room for what a step needs", cuda->device);
 	if (error != cudaSuccess)
 		return status_set(status, STATUS_INTERNAL, "CUDA device %d: %s", cuda->device,
 						  cudaGetErrorString(error));
-	if (cuda->cublas_error != CUBLAS_STATUS_SUCCESS)
-	{
+	return cublas_error == CUBLAS_STATUS_SUCCESS ||
 		status_set(status, STATUS_INTERNAL, "cuBLASLt error %d on CUDA device %d",
-				   static_cast<int>(cuda->cublas_error), cuda->device);
-		cuda->cublas_error = CUBLAS_STATUS_SUCCESS;
-		return false;
-	}
-	return true;
+				   static_cast<int>(cublas_error), cuda->device);
 }

@@ -9,6 +9,8 @@
  *	q4			[N, blocks] vectors of 32 codes without sign (code + 8): of word i of a vector, the
  *				low half of byte j is input 8 i + j, the high half input 8 i + 4 + j; scales as q8
  *
+ * N is rounded up to PRODUCT_UNIT by outputs of zeros.
+ *
  * The conversion is the processor's, by the very functions of quantize.h that every backend uses.
  */
 #include "cuda_backend.h"
@@ -94,6 +96,16 @@ lay_out_codes(const WeightMaker *maker, uint8_t *to)
 	}
 }
 
+/* A row of bf16 as it is, but for numbers below 2^-126, which become zero as in tensor.h. */
+static void
+copy_bf16(const WeightMaker *maker, const void *from, uint16_t *to)
+{
+	memset(to, 0, maker->row_bytes);
+	memcpy(to, from, static_cast<size_t>(maker->inputs) * sizeof(uint16_t));
+	for (int64_t i = 0; i < maker->stride; i++)
+		to[i] = static_cast<uint16_t>((to[i] & 0x7F80) != 0 ? to[i] : to[i] & 0x8000);
+}
+
 /* One row in the device's format; false when it can't be quantised. */
 static bool
 make_row(const WeightMaker *maker, const WeightPart *part, int row, uint8_t *to, uint16_t *scales)
@@ -110,6 +122,13 @@ make_row(const WeightMaker *maker, const WeightPart *part, int row, uint8_t *to,
 		memcpy(scales, static_cast<const uint16_t *>(part->scales) +
 			   static_cast<size_t>(row) * blocks, blocks * sizeof(uint16_t));
 		lay_out_codes(maker, to);
+		return true;
+	}
+	if (part->type == TYPE_BF16 && maker->format == TYPE_BF16)
+	{
+		copy_bf16(maker, static_cast<const char *>(part->data) +
+				  static_cast<size_t>(row) * static_cast<size_t>(maker->inputs) * sizeof(uint16_t),
+				  reinterpret_cast<uint16_t *>(to));
 		return true;
 	}
 	read_row(maker, part, row);
@@ -181,6 +200,23 @@ convert_parts(Backend *backend, WeightMaker *maker, const CudaWeight *weight, St
 	return good;
 }
 
+/* Take memory for an array of a number of bytes for each output; those that round up are zero. */
+static void *
+allocate_outputs(Backend *backend, int outputs, size_t bytes, Status *status)
+{
+	size_t		used = static_cast<size_t>(outputs) * bytes;
+	size_t		all = static_cast<size_t>(product_size(outputs)) * bytes;
+	CudaBackend *cuda = cuda_use(backend);
+	void	   *memory;
+
+	if (!cuda_allocate(backend, all, &memory, status))
+		return nullptr;
+	if (all > used)
+		cuda_note(cuda, cudaMemsetAsync(static_cast<char *>(memory) + used, 0, all - used,
+										cuda->stream));
+	return memory;
+}
+
 /* One algorithm for each direction of the products of a bf16 weight. */
 static bool
 pin_algorithms(CudaBackend *cuda, const Weight *weight, Status *status)
@@ -207,15 +243,14 @@ cuda_weight_create(Backend *backend, const WeightPart *parts, int count, int inp
 	bool		quantized = data_type_is_quantized(format);
 	WeightMaker maker = {};
 	CudaWeight *on_device;
-	size_t		outputs = 0;
-	size_t		scale_bytes;
-	void	   *scales = nullptr;
+	int			outputs = 0;
+	size_t		scale_bytes;	/* of one output */
 
 	if (format != TYPE_F32 && format != TYPE_BF16 && !quantized)
 		return status_set(status, STATUS_NOT_SUPPORTED, "weights in %s are not supported",
 						  data_type_name(format));
 	for (int i = 0; i < count; i++)
-		outputs += static_cast<size_t>(parts[i].outputs);
+		outputs += parts[i].outputs;
 	maker.parts = parts;
 	maker.count = count;
 	maker.inputs = inputs;
@@ -223,24 +258,24 @@ cuda_weight_create(Backend *backend, const WeightPart *parts, int count, int inp
 	maker.stride = padded_inputs(format, inputs);
 	maker.row_bytes = input_bytes(format, maker.stride);
 	maker.blocks = quantized_blocks(inputs);
-	scale_bytes = quantized ? outputs * static_cast<size_t>(maker.blocks) * sizeof(uint16_t) : 0;
+	scale_bytes = quantized ? static_cast<size_t>(maker.blocks) * sizeof(uint16_t) : 0;
 	on_device = static_cast<CudaWeight *>(calloc(1, sizeof(CudaWeight)));
 	if (on_device == nullptr)
 		return status_out_of_memory(status, sizeof(CudaWeight));
 	on_device->stride = maker.stride;
 	weight->data = on_device;
 	weight->type = format;
-	weight->outputs = static_cast<int>(outputs);
+	weight->outputs = outputs;
 	weight->inputs = inputs;
-	weight->bytes = outputs * maker.row_bytes + scale_bytes;
-	if (cuda_allocate(backend, outputs * maker.row_bytes, &on_device->values, status) &&
-		(!quantized || cuda_allocate(backend, scale_bytes, &scales, status)))
-	{
-		on_device->scales = static_cast<uint16_t *>(scales);
-		if (convert_parts(backend, &maker, on_device, status) &&
-			pin_algorithms(cuda_use(backend), weight, status))
-			return true;
-	}
+	weight->bytes = static_cast<size_t>(product_size(outputs)) * (maker.row_bytes + scale_bytes);
+	on_device->values = allocate_outputs(backend, outputs, maker.row_bytes, status);
+	if (on_device->values != nullptr && quantized)
+		on_device->scales = static_cast<uint16_t *>(allocate_outputs(backend, outputs, scale_bytes,
+																	 status));
+	if (on_device->values != nullptr && (on_device->scales != nullptr || !quantized) &&
+		convert_parts(backend, &maker, on_device, status) &&
+		pin_algorithms(cuda_use(backend), weight, status))
+		return true;
 	cuda_weight_destroy(backend, weight);
 	return false;
 }
@@ -258,61 +293,28 @@ cuda_weight_destroy(Backend *backend, Weight *weight)
 	weight->data = nullptr;
 }
 
-/* weight [N, stride] = values [N, K], or [K, N] transposed; a thread is an element. */
-__global__ static void
-update_kernel(float *weight, int64_t stride, int outputs, int inputs, Rows values, bool transposed)
-{
-	int			input = own_column();
-	int			output = static_cast<int>(blockIdx.y);
-
-	if (input < inputs)
-		weight[output * stride + input] = transposed ? values.row(input)[output]
-			: values.row(output)[input];
-}
-
 void
 cuda_weight_update(Backend *backend, Weight *weight, Tensor values, bool transposed)
 {
-	CudaBackend *cuda = cuda_use(backend);
-	CudaWeight *on_device = static_cast<CudaWeight *>(weight->data);
+	const CudaWeight *on_device = static_cast<const CudaWeight *>(weight->data);
+	float	   *to = static_cast<float *>(on_device->values);
+	int64_t		stride = on_device->stride;
+	Rows		from = cuda_rows(values);
 
-	for (int first = 0; first < weight->outputs; first += MOST_GRID_ROWS)
-	{
-		int			count = weight->outputs - first < MOST_GRID_ROWS ? weight->outputs - first
-			: MOST_GRID_ROWS;
-		Tensor		part = transposed ? tensor_column_range(values, first, count)
-			: tensor_row_range(values, first, count);
-
-		LAUNCH(update_kernel, dim3(blocks_for(weight->inputs, ROW_THREADS),
-								   static_cast<unsigned>(count)), ROW_THREADS, 0, cuda->stream,
-			   static_cast<float *>(on_device->values) + first * on_device->stride,
-			   on_device->stride, count, weight->inputs, cuda_rows(part), transposed);
-	}
+	for_each_element(cuda_use(backend), weight->outputs, weight->inputs,
+					 [=] __device__ (int64_t output, int input) {
+		to[output * stride + input] = transposed ? from.row(input)[output]
+			: from.row(output)[input];
+	});
 }
 
-/* values bf16 [outputs, stride] = code * scale; a thread is an element. */
-__global__ static void
-dequantize_kernel(uint16_t *values, const uint8_t *codes, const uint16_t *scales, int64_t stride,
-				  bool four)
+/* Code of an input of a q4 weight; see above. */
+__device__ static inline int
+q4_code(const uint8_t *row, int input)
 {
-	int64_t		input = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
-	int64_t		output = blockIdx.y;
-	int64_t		blocks = stride / QUANTIZED_BLOCK;
-	int			code;
+	int			byte = row[input / 8 * 4 + input % 4];
 
-	if (input >= stride)
-		return;
-	if (four)
-	{
-		int			byte = codes[(output * stride + input / 8 * 8) / 2 + input % 4];
-
-		code = (input % 8 < 4 ? byte & 15 : byte >> 4) - 8;
-	}
-	else
-		code = static_cast<int8_t>(codes[output * stride + input]);
-	values[output * stride + input] = round_to_bf16(
-		static_cast<float>(code) *
-		bf16_value(scales[output * blocks + input / QUANTIZED_BLOCK]));
+	return (input % 8 < 4 ? byte & 15 : byte >> 4) - 8;
 }
 
 uint16_t *
@@ -320,15 +322,25 @@ cuda_weight_as_bf16(CudaBackend *cuda, const Weight *weight, int first, int coun
 {
 	const CudaWeight *on_device = static_cast<const CudaWeight *>(weight->data);
 	int64_t		stride = on_device->stride;
+	int64_t		blocks = stride / QUANTIZED_BLOCK;
 	bool		four = weight->type == TYPE_Q4;
-	uint16_t   *values = static_cast<uint16_t *>(
-		cuda_scratch(cuda, &cuda->values, static_cast<size_t>(count * stride) * sizeof(uint16_t)));
+	int64_t		row_bytes = four ? stride / 2 : stride;
+	const uint8_t *codes = static_cast<const uint8_t *>(on_device->values) + first * row_bytes;
+	const uint16_t *scales = on_device->scales + first * blocks;
+	int			outputs = product_size(count);
+	uint16_t   *values = static_cast<uint16_t *>(cuda_scratch(
+		cuda, &cuda->values, static_cast<size_t>(outputs * stride) * sizeof(uint16_t)));
 
-	if (values != nullptr)
-		LAUNCH(dequantize_kernel, dim3(blocks_for(stride, ROW_THREADS),
-									   static_cast<unsigned>(count)), ROW_THREADS, 0, cuda->stream,
-			   values, static_cast<const uint8_t *>(on_device->values) +
-				   (four ? first * stride / 2 : first * stride),
-			   on_device->scales + first * (stride / QUANTIZED_BLOCK), stride, four);
+	if (values == nullptr)
+		return nullptr;
+	for_each_element(cuda, outputs, static_cast<int>(stride),
+					 [=] __device__ (int64_t output, int input) {
+		const uint8_t *row = codes + output * row_bytes;
+		int			code = four ? q4_code(row, input) : static_cast<int8_t>(row[input]);
+
+		values[output * stride + input] = round_to_bf16(
+			static_cast<float>(code) *
+			bf16_value(scales[output * blocks + input / QUANTIZED_BLOCK]));
+	});
 	return values;
 }

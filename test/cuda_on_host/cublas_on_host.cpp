@@ -1,11 +1,26 @@
 /*
  * cublas_on_host.cpp - the few calls of cuBLASLt that cuda/ makes, as plain loops.
  *
- * Column-major matrices of f32 or bf16, sums in f32 in the order of the depth; the caller's
- * descriptors are checked as far as cuBLASLt would.
+ * Column-major matrices of bf16, sums in f32 in the order of the depth; the caller's descriptors
+ * are checked as far as cuBLASLt would. Of the algorithms that it offers, the faster ones have what the
+ * backend must not take: one works for few columns only, one cuts the depth. All of them want
+ * vectors of 16 bytes, and whole ones.
  */
 #include "cublas.h"
 #include "emulator.h"
+
+/* Algorithms, in the first word of cublasLtMatmulAlgo_t. */
+enum
+{
+	ALGORITHM_NARROW = 1,
+	ALGORITHM_CUT,
+	ALGORITHM_WHOLE,
+	ALGORITHM_END
+};
+
+/* Columns that ALGORITHM_NARROW multiplies at most. */
+#define NARROW_COLUMNS 64
+#define VECTOR_BYTES 16
 
 /* For the rest of the emulation a product is one more kernel. */
 typedef struct HostProduct
@@ -14,7 +29,6 @@ typedef struct HostProduct
 	int			columns;
 	int			depth;
 	bool		a_transposed;
-	bool		bf16;
 	const void *a;
 	const void *b;
 	float	   *d;
@@ -40,10 +54,8 @@ struct HostLayout
 };
 
 static inline float
-element(const void *matrix, bool bf16, long index)
+element(const void *matrix, long index)
 {
-	if (!bf16)
-		return ((const float *) matrix)[index];
 	return host_bits<float>((uint32_t) ((const uint16_t *) matrix)[index] << 16);
 }
 
@@ -62,9 +74,9 @@ product_kernel(HostProduct p)
 			float	   *d = p.d + column * p.d_stride + row;
 
 			for (int k = 0; k < p.depth; k++)
-				sum += element(p.a, p.bf16, p.a_transposed ? row * p.a_stride + k
-														   : k * p.a_stride + row) *
-					element(p.b, p.bf16, column * p.b_stride + k);
+				sum += element(p.a, p.a_transposed ? row * p.a_stride + k
+												   : k * p.a_stride + row) *
+					element(p.b, column * p.b_stride + k);
 			*d = p.alpha * sum + (p.beta == 0 ? 0 : p.beta * *d);
 		}
 	}
@@ -158,15 +170,59 @@ preference_set(cublasLtMatmulPreference_t preference,
 	return CUBLAS_STATUS_SUCCESS;
 }
 
+/* Whether a matrix is made of whole vectors. */
+static bool
+has_vectors(cublasLtMatrixLayout_t matrix, const void *data)
+{
+	const HostLayout *layout = (const HostLayout *) matrix;
+	size_t		size = layout->type == CUDA_R_32F ? sizeof(float) : sizeof(uint16_t);
+
+	return (uintptr_t) data % VECTOR_BYTES == 0 && layout->rows * size % VECTOR_BYTES == 0 &&
+		(size_t) layout->stride * size % VECTOR_BYTES == 0;
+}
+
+static cublasStatus_t
+check(cublasLtHandle_t handle, cublasLtMatmulDesc_t description, cublasLtMatrixLayout_t a,
+	  cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+	  const cublasLtMatmulAlgo_t *algorithm, cublasLtMatmulHeuristicResult_t *result)
+{
+	memset(result, 0, sizeof(*result));
+	if (!has_vectors(a, NULL) || !has_vectors(b, NULL) || !has_vectors(d, NULL) ||
+		algorithm->data[0] < ALGORITHM_NARROW || algorithm->data[0] >= ALGORITHM_END ||
+		(algorithm->data[0] == ALGORITHM_NARROW &&
+		 ((const HostLayout *) d)->columns > NARROW_COLUMNS))
+		return CUBLAS_STATUS_NOT_SUPPORTED;
+	return CUBLAS_STATUS_SUCCESS;
+}
+
+static cublasStatus_t
+configuration(const cublasLtMatmulAlgo_t *algorithm, cublasLtMatmulAlgoConfigAttributes_t attribute,
+			  void *value, size_t bytes, size_t *written)
+{
+	if (attribute != CUBLASLT_ALGO_CONFIG_SPLITK_NUM || bytes != sizeof(int32_t))
+		return CUBLAS_STATUS_NOT_SUPPORTED;
+	*(int32_t *) value = algorithm->data[0] == ALGORITHM_CUT ? 2 : 1;
+	*written = bytes;
+	return CUBLAS_STATUS_SUCCESS;
+}
+
 static cublasStatus_t
 heuristic(cublasLtHandle_t handle, cublasLtMatmulDesc_t description, cublasLtMatrixLayout_t a,
 		  cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
 		  cublasLtMatmulPreference_t preference, int wanted,
 		  cublasLtMatmulHeuristicResult_t *results, int *found)
 {
+	*found = 0;
 	memset(results, 0, sizeof(*results) * (size_t) wanted);
-	*found = 1;
-	return CUBLAS_STATUS_SUCCESS;
+	for (uint64_t i = ALGORITHM_NARROW; i < ALGORITHM_END && *found < wanted; i++)
+	{
+		cublasLtMatmulHeuristicResult_t checked;
+		cublasLtMatmulAlgo_t algorithm = {{i}};
+
+		if (check(handle, description, a, b, c, d, &algorithm, &checked) == CUBLAS_STATUS_SUCCESS)
+			results[(*found)++].algo = algorithm;
+	}
+	return *found > 0 ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
 }
 
 static cublasStatus_t
@@ -182,15 +238,20 @@ matmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t description, const void *al
 	const HostLayout *ld = (const HostLayout *) d_layout;
 	bool		transposed = host->a == CUBLAS_OP_T;
 	HostProduct product = {
-		(int) ld->rows, (int) ld->columns, (int) lb->rows, transposed, la->type == CUDA_R_16BF,
-		a, b, (float *) d, la->stride, lb->stride, ld->stride, *(const float *) alpha,
-		*(const float *) beta};
+		(int) ld->rows, (int) ld->columns, (int) lb->rows, transposed, a, b, (float *) d,
+		la->stride, lb->stride, ld->stride, *(const float *) alpha, *(const float *) beta};
+	cublasLtMatmulHeuristicResult_t checked;
 
-	if (host->b != CUBLAS_OP_N || la->type != lb->type || ld->type != CUDA_R_32F || c != d ||
-		lb->columns != ld->columns || (transposed ? la->rows : la->columns) != lb->rows ||
-		(transposed ? la->columns : la->rows) != ld->rows ||
-		((uintptr_t) a | (uintptr_t) b) % 16 != 0)
+	if (host->b != CUBLAS_OP_N || la->type != CUDA_R_16BF || lb->type != CUDA_R_16BF ||
+		ld->type != CUDA_R_32F || c != d || lb->columns != ld->columns ||
+		(transposed ? la->rows : la->columns) != lb->rows ||
+		(transposed ? la->columns : la->rows) != ld->rows)
 		return CUBLAS_STATUS_INVALID_VALUE;
+	if (algorithm->data[0] == ALGORITHM_CUT || !has_vectors(a_layout, a) ||
+		!has_vectors(b_layout, b) || !has_vectors(d_layout, d) ||
+		check(handle, description, a_layout, b_layout, c_layout, d_layout, algorithm,
+			  &checked) != CUBLAS_STATUS_SUCCESS)
+		return CUBLAS_STATUS_NOT_SUPPORTED;
 	LAUNCH(product_kernel, 1, 32, 0, stream, product);
 	return CUBLAS_STATUS_SUCCESS;
 }
@@ -200,11 +261,7 @@ cublas_load(CublasLt *table, Status *status)
 {
 	*table = (CublasLt) {create, destroy, description_create, description_destroy,
 						 description_set, layout_create, layout_destroy, preference_create,
-						 preference_destroy, preference_set, heuristic, matmul};
+						 preference_destroy, preference_set, heuristic, check, configuration,
+						 matmul};
 	return true;
-}
-
-void
-cublas_unload(CublasLt *table)
-{
 }

@@ -19,6 +19,7 @@ typedef struct Shape
 
 static const Shape shapes[] = {
 	{1, 1, 1}, {1, 5, 7}, {2, 33, 40}, {9, 20, 65}, {13, 37, 96}, {1, 131, 200}, {17, 16, 130},
+	{70, 24, 40},
 };
 
 #define FOR_EACH_SHAPE(shape) \
@@ -135,6 +136,40 @@ UNIT_TEST(products_match_the_portable_ones)
 			check_product(&pair, shape, &weight,
 						  (Epilogue) {&bias, ACTIVATION_QUICK_GELU, 0.5f, true});
 			check_product(&pair, shape, &weight, (Epilogue) {&bias, ACTIVATION_NONE, 0.7f, true});
+			destroy_pair(&pair, &weight);
+			pair_close(&pair);
+		}
+}
+
+/* y may be some columns of a wider tensor, wherever they begin; the others stay as they were. */
+UNIT_TEST(products_go_to_any_columns)
+{
+	static const int firsts[] = {0, 1, 4};
+
+	for (int f = 0; f < 4; f++)
+		for (int i = 0; i < 6; i++)
+		{
+			Shape		shape = {3, 16 + i / 3, 40};
+			int			first = firsts[i % 3];
+			Pair		pair;
+			WeightPair	weight;
+			Tensor		x;
+			Tensor		y;
+			Tensor		x_device;
+			Tensor		y_device;
+
+			if (!pair_open(&pair))
+				UNIT_SKIP(CUDA_SKIPPED);
+			weight = create_pair(&pair, &shape, formats[f]);
+			x = random_tensor(shape.rows, shape.inputs);
+			y = random_tensor(shape.rows, 24);
+			x_device = to_device(&pair, x);
+			y_device = to_device(&pair, y);
+			pair.cpu->ops->matmul(pair.cpu, tensor_column_range(y, first, shape.outputs), x,
+								  &weight.cpu, EPILOGUE_ADD);
+			pair.cuda->ops->matmul(pair.cuda, tensor_column_range(y_device, first, shape.outputs),
+								   x_device, &weight.cuda, EPILOGUE_ADD);
+			same_result(&pair, data_type_name(formats[f]), y_device, y, TOLERANCE);
 			destroy_pair(&pair, &weight);
 			pair_close(&pair);
 		}
