@@ -1,5 +1,5 @@
 /*
- * backward.cu - gradients of products and of rows, the loss, and AdamW.
+ * backward.cu - gradients of products, the loss, and AdamW.
  *
  * Sums over rows go in the rows' order, one chain for each element, as everywhere; so an adapter
  * does not depend on how its rows were cut into passes.
@@ -175,150 +175,6 @@ cuda_add_product(Backend *backend, Tensor sum, Tensor a, Tensor b)
 	}
 }
 
-/* ---- norms: a block for each row ---- */
-
-/* With n = (x - mean) s and g = dy w: dx += s (g - mean(g) - n mean(g n)). */
-__global__ static void __launch_bounds__(ROW_THREADS)
-layer_norm_backward_kernel(Rows dx, Rows dy, Rows x, const float *weight, float epsilon)
-{
-	SHARED(float, scratch, ROW_WARPS);
-	const float *row = x.row(blockIdx.x);
-	const float *gradient = dy.row(blockIdx.x);
-	float	   *to = dx.row(blockIdx.x);
-	float		count = static_cast<float>(x.columns);
-	float		sum = 0;
-	float		squares = 0;
-	float		g = 0;
-	float		gn = 0;
-	float		mean;
-	float		scale;
-
-	for (int i = static_cast<int>(threadIdx.x); i < x.columns; i += ROW_THREADS)
-		sum += row[i];
-	mean = block_sum(sum, scratch) / count;
-	for (int i = static_cast<int>(threadIdx.x); i < x.columns; i += ROW_THREADS)
-	{
-		squares = fmaf(row[i] - mean, row[i] - mean, squares);
-		g += gradient[i] * weight[i];
-		gn = fmaf(gradient[i] * weight[i], row[i] - mean, gn);
-	}
-	scale = 1.0f / sqrtf(block_sum(squares, scratch) / count + epsilon);
-	g = block_sum(g, scratch) / count;
-	gn = block_sum(gn, scratch) * scale / count;
-	for (int i = static_cast<int>(threadIdx.x); i < x.columns; i += ROW_THREADS)
-		to[i] += scale * (gradient[i] * weight[i] - g - (row[i] - mean) * scale * gn);
-}
-
-void
-cuda_layer_norm_backward(Backend *backend, Tensor dx, Tensor dy, Tensor x, Tensor weight,
-						 float epsilon)
-{
-	CudaBackend *cuda = cuda_use(backend);
-
-	if (x.rows > 0)
-		LAUNCH(layer_norm_backward_kernel, static_cast<unsigned>(x.rows), ROW_THREADS, 0,
-			   cuda->stream, cuda_rows(dx), cuda_rows(dy), cuda_rows(x),
-			   static_cast<const float *>(weight.data), epsilon);
-}
-
-/* With s = 1 / rms(x) and g = dy w: dx += s (g - x s^2 mean(g x)). */
-__global__ static void __launch_bounds__(ROW_THREADS)
-rms_norm_backward_kernel(Rows dx, Rows dy, Rows x, const float *weight, float epsilon)
-{
-	SHARED(float, scratch, ROW_WARPS);
-	const float *row = x.row(blockIdx.x);
-	const float *gradient = dy.row(blockIdx.x);
-	float	   *to = dx.row(blockIdx.x);
-	float		count = static_cast<float>(x.columns);
-	float		squares = 0;
-	float		gx = 0;
-	float		scale;
-
-	for (int i = static_cast<int>(threadIdx.x); i < x.columns; i += ROW_THREADS)
-	{
-		squares = fmaf(row[i], row[i], squares);
-		gx = fmaf(gradient[i] * weight[i], row[i], gx);
-	}
-	scale = 1.0f / sqrtf(block_sum(squares, scratch) / count + epsilon);
-	gx = block_sum(gx, scratch) / count * scale * scale;
-	for (int i = static_cast<int>(threadIdx.x); i < x.columns; i += ROW_THREADS)
-		to[i] += scale * (gradient[i] * weight[i] - row[i] * gx);
-}
-
-void
-cuda_rms_norm_backward(Backend *backend, Tensor dx, Tensor dy, Tensor x, Tensor weight,
-					   float epsilon)
-{
-	CudaBackend *cuda = cuda_use(backend);
-
-	if (x.rows > 0)
-		LAUNCH(rms_norm_backward_kernel, static_cast<unsigned>(x.rows), ROW_THREADS, 0,
-			   cuda->stream, cuda_rows(dx), cuda_rows(dy), cuda_rows(x),
-			   static_cast<const float *>(weight.data), epsilon);
-}
-
-/* ---- activations ---- */
-
-/* d/dx x Phi(x) = Phi(x) + x phi(x); 0.3989.. is (2 pi)^-1/2. */
-__global__ static void
-gelu_backward_kernel(Rows dx, Rows x)
-{
-	int			column = own_column();
-	float		value;
-
-	if (column >= x.columns)
-		return;
-	value = x.row(blockIdx.y)[column];
-	dx.row(blockIdx.y)[column] *= normal_distribution(value) +
-		value * 0.398942280401432678f * expf(-0.5f * value * value);
-}
-
-void
-cuda_activate_backward(Backend *backend, Tensor dx, Tensor x, Activation activation)
-{
-	CudaBackend *cuda = cuda_use(backend);
-
-	if (activation != ACTIVATION_GELU)
-		return;
-	for_row_ranges(x.rows, [&](int first, int rows) {
-		LAUNCH(gelu_backward_kernel, element_grid(x.columns, rows), ROW_THREADS, 0, cuda->stream,
-			   cuda_rows(tensor_row_range(dx, first, rows)),
-			   cuda_rows(tensor_row_range(x, first, rows)));
-	});
-}
-
-/* y = g s(g) u: dy/du = g s, dy/dg = u s (1 + g (1 - s)). */
-__global__ static void
-swiglu_backward_kernel(Rows d_gate_up, Rows dy, Rows gate_up)
-{
-	int			column = own_column();
-	int			width = dy.columns;
-	const float *gate = gate_up.row(blockIdx.y) + column;
-	float	   *to = d_gate_up.row(blockIdx.y) + column;
-	float		gradient;
-	float		s;
-
-	if (column >= width)
-		return;
-	gradient = dy.row(blockIdx.y)[column];
-	s = sigmoid(gate[0]);
-	to[width] = gradient * gate[0] * s;
-	to[0] = gradient * gate[width] * s * fmaf(gate[0], 1.0f - s, 1.0f);
-}
-
-void
-cuda_swiglu_backward(Backend *backend, Tensor d_gate_up, Tensor dy, Tensor gate_up)
-{
-	CudaBackend *cuda = cuda_use(backend);
-
-	for_row_ranges(dy.rows, [&](int first, int rows) {
-		LAUNCH(swiglu_backward_kernel, element_grid(dy.columns, rows), ROW_THREADS, 0, cuda->stream,
-			   cuda_rows(tensor_row_range(d_gate_up, first, rows)),
-			   cuda_rows(tensor_row_range(dy, first, rows)),
-			   cuda_rows(tensor_row_range(gate_up, first, rows)));
-	});
-}
-
 /* ---- loss and optimizer ---- */
 
 /* A block is a row; see backend.h. */
@@ -381,38 +237,26 @@ cuda_square_sums(Backend *backend, Tensor sums, Tensor x)
 			   static_cast<float *>(sums.data), cuda_rows(x));
 }
 
-__global__ static void
-adamw_kernel(Rows values, Rows gradient, Rows mean, Rows square, AdamwRule rule)
-{
-	int			column = own_column();
-	int64_t		row = blockIdx.y;
-	float		g;
-	float		m;
-	float		s;
-
-	if (column >= values.columns)
-		return;
-	g = gradient.row(row)[column];
-	m = mean.row(row)[column];
-	m = m + (1.0f - rule.beta1) * (g - m);
-	s = rule.beta2 * square.row(row)[column] + (1.0f - rule.beta2) * g * g;
-	mean.row(row)[column] = m;
-	square.row(row)[column] = s;
-	values.row(row)[column] = values.row(row)[column] * rule.keep -
-		rule.step_size * m / (sqrtf(s) / rule.correction + rule.epsilon);
-}
-
 void
 cuda_adamw(Backend *backend, Tensor values, Tensor gradient, Tensor mean, Tensor square,
 		   const AdamwRule *rule)
 {
-	CudaBackend *cuda = cuda_use(backend);
+	Rows		v = cuda_rows(values);
+	Rows		gradients = cuda_rows(gradient);
+	Rows		means = cuda_rows(mean);
+	Rows		squares = cuda_rows(square);
+	AdamwRule	r = *rule;
 
-	for_row_ranges(values.rows, [&](int first, int rows) {
-		LAUNCH(adamw_kernel, element_grid(values.columns, rows), ROW_THREADS, 0, cuda->stream,
-			   cuda_rows(tensor_row_range(values, first, rows)),
-			   cuda_rows(tensor_row_range(gradient, first, rows)),
-			   cuda_rows(tensor_row_range(mean, first, rows)),
-			   cuda_rows(tensor_row_range(square, first, rows)), *rule);
+	for_each_element(cuda_use(backend), values.rows, values.columns,
+					 [=] __device__ (int64_t row, int column) {
+		float		g = gradients.row(row)[column];
+		float		m = means.row(row)[column];
+		float		s = r.beta2 * squares.row(row)[column] + (1.0f - r.beta2) * g * g;
+
+		m = m + (1.0f - r.beta1) * (g - m);
+		means.row(row)[column] = m;
+		squares.row(row)[column] = s;
+		v.row(row)[column] = v.row(row)[column] * r.keep -
+			r.step_size * m / (sqrtf(s) / r.correction + r.epsilon);
 	});
 }

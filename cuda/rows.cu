@@ -1,68 +1,50 @@
 /*
- * rows.cu - operations that take each row on its own: look-ups, copies, norms, activations, rotary
- * positions, and pictures cut into patches.
+ * rows.cu - operations that take each element on its own: look-ups, copies, activations, rotary
+ * positions, and pictures cut into patches; with the gradients of those that have one.
  */
 #include "cuda_backend.h"
 
 #include <cuda_fp16.h>
 
-/* ---- elements: a thread each, a row of blocks for each row ---- */
+/* ---- look-ups and copies ---- */
 
-/* y's rows = the table's rows at ids, as f32. */
-__global__ static void
-embed_kernel(Rows y, const void *table, int type, int64_t stride, const int32_t *ids)
+/* The i-th number, or i itself where there is no list. */
+__device__ static inline int64_t
+listed(const int32_t *list, int64_t i)
 {
-	int			column = own_column();
-	int64_t		row = blockIdx.y;
-	int64_t		at;
-
-	if (column >= y.columns)
-		return;
-	at = ids[row] * stride + column;
-	y.row(row)[column] = type == TYPE_F32 ? static_cast<const float *>(table)[at]
-		: type == TYPE_F16 ? __half2float(static_cast<const __half *>(table)[at])
-		: bf16_value(static_cast<const uint16_t *>(table)[at]);
+	return list == nullptr ? i : list[i];
 }
 
 void
 cuda_embed(Backend *backend, Tensor y, Tensor table, Tensor ids)
 {
-	CudaBackend *cuda = cuda_use(backend);
+	Rows		to = cuda_rows(y);
+	const void *values = table.data;
+	DataType	type = table.type;
+	int64_t		stride = table.stride;
 	const int32_t *index = static_cast<const int32_t *>(ids.data);
 
-	for_row_ranges(y.rows, [&](int first, int rows) {
-		LAUNCH(embed_kernel, element_grid(y.columns, rows), ROW_THREADS, 0, cuda->stream,
-			   cuda_rows(tensor_row_range(y, first, rows)),
-			   static_cast<const void *>(table.data), static_cast<int>(table.type),
-			   static_cast<int64_t>(table.stride), index + first);
+	for_each_element(cuda_use(backend), y.rows, y.columns,
+					 [=] __device__ (int64_t row, int column) {
+		int64_t		at = index[row] * stride + column;
+
+		to.row(row)[column] = type == TYPE_F32 ? static_cast<const float *>(values)[at]
+			: type == TYPE_F16 ? __half2float(static_cast<const __half *>(values)[at])
+			: bf16_value(static_cast<const uint16_t *>(values)[at]);
 	});
 }
 
-/* to's row = from's row; from_index and to_index say which, NULL: the same number. */
-__global__ static void
-copy_kernel(Rows to, const int32_t *to_index, Rows from, const int32_t *from_index)
-{
-	int			column = own_column();
-	int64_t		row = blockIdx.y;
-
-	if (column < to.columns)
-		to.row(to_index == nullptr ? row : to_index[row])[column] =
-			from.row(from_index == nullptr ? row : from_index[row])[column];
-}
-
+/* to's row = from's row, for so many; to_index and from_index say which, NULL: the same number. */
 static void
 copy_rows(Backend *backend, Tensor to, const int32_t *to_index, Tensor from,
 		  const int32_t *from_index, int count)
 {
-	CudaBackend *cuda = cuda_use(backend);
+	Rows		y = cuda_rows(to);
+	Rows		x = cuda_rows(from);
 
-	for_row_ranges(count, [&](int first, int rows) {
-		Tensor		to_part = to_index == nullptr ? tensor_row_range(to, first, rows) : to;
-		Tensor		from_part = from_index == nullptr ? tensor_row_range(from, first, rows) : from;
-
-		LAUNCH(copy_kernel, element_grid(to.columns, rows), ROW_THREADS, 0, cuda->stream,
-			   cuda_rows(to_part), to_index == nullptr ? nullptr : to_index + first,
-			   cuda_rows(from_part), from_index == nullptr ? nullptr : from_index + first);
+	for_each_element(cuda_use(backend), count, to.columns,
+					 [=] __device__ (int64_t row, int column) {
+		y.row(listed(to_index, row))[column] = x.row(listed(from_index, row))[column];
 	});
 }
 
@@ -84,105 +66,111 @@ cuda_copy(Backend *backend, Tensor y, Tensor x)
 	copy_rows(backend, y, nullptr, x, nullptr, x.rows);
 }
 
-/* x = factor * x; factor 0 clears whatever x held. */
-__global__ static void
-scale_kernel(Rows x, float factor)
-{
-	int			column = own_column();
-	float	   *at = x.row(blockIdx.y) + column;
-
-	if (column < x.columns)
-		*at = factor == 0.0f ? 0.0f : factor * *at;
-}
-
 void
 cuda_scale(Backend *backend, Tensor x, float factor)
 {
-	CudaBackend *cuda = cuda_use(backend);
+	Rows		rows = cuda_rows(x);
 
-	for_row_ranges(x.rows, [&](int first, int rows) {
-		LAUNCH(scale_kernel, element_grid(x.columns, rows), ROW_THREADS, 0, cuda->stream,
-			   cuda_rows(tensor_row_range(x, first, rows)), factor);
+	for_each_element(cuda_use(backend), x.rows, x.columns,
+					 [=] __device__ (int64_t row, int column) {
+		float	   *at = rows.row(row) + column;
+
+		/* 0 clears whatever x held */
+		*at = factor == 0.0f ? 0.0f : factor * *at;
 	});
 }
 
-__global__ static void
-activate_kernel(Rows x, int activation)
-{
-	int			column = own_column();
-	float	   *at = x.row(blockIdx.y) + column;
-
-	if (column < x.columns)
-		*at = activate_value(activation, *at);
-}
+/* ---- activations ---- */
 
 void
 cuda_activate(Backend *backend, Tensor x, Activation activation)
 {
-	CudaBackend *cuda = cuda_use(backend);
+	Rows		rows = cuda_rows(x);
+	int			which = static_cast<int>(activation);
 
-	for_row_ranges(x.rows, [&](int first, int rows) {
-		LAUNCH(activate_kernel, element_grid(x.columns, rows), ROW_THREADS, 0, cuda->stream,
-			   cuda_rows(tensor_row_range(x, first, rows)), static_cast<int>(activation));
+	for_each_element(cuda_use(backend), x.rows, x.columns,
+					 [=] __device__ (int64_t row, int column) {
+		float	   *at = rows.row(row) + column;
+
+		*at = activate_value(which, *at);
+	});
+}
+
+/* d/dx x Phi(x) = Phi(x) + x phi(x); 0.3989.. is (2 pi)^-1/2. */
+void
+cuda_activate_backward(Backend *backend, Tensor dx, Tensor x, Activation activation)
+{
+	Rows		gradient = cuda_rows(dx);
+	Rows		rows = cuda_rows(x);
+
+	if (activation != ACTIVATION_GELU)
+		return;
+	for_each_element(cuda_use(backend), x.rows, x.columns,
+					 [=] __device__ (int64_t row, int column) {
+		float		value = rows.row(row)[column];
+
+		gradient.row(row)[column] *= normal_distribution(value) +
+			value * 0.398942280401432678f * expf(-0.5f * value * value);
 	});
 }
 
 /* y = silu(gate) * up, gate and up side by side. */
-__global__ static void
-swiglu_kernel(Rows y, Rows gate_up)
-{
-	int			column = own_column();
-	const float *gate = gate_up.row(blockIdx.y) + column;
-
-	if (column < y.columns)
-		y.row(blockIdx.y)[column] = gate[0] * sigmoid(gate[0]) * gate[y.columns];
-}
-
 void
 cuda_swiglu(Backend *backend, Tensor y, Tensor gate_up)
 {
-	CudaBackend *cuda = cuda_use(backend);
+	Rows		to = cuda_rows(y);
+	Rows		from = cuda_rows(gate_up);
 
-	for_row_ranges(y.rows, [&](int first, int rows) {
-		LAUNCH(swiglu_kernel, element_grid(y.columns, rows), ROW_THREADS, 0, cuda->stream,
-			   cuda_rows(tensor_row_range(y, first, rows)),
-			   cuda_rows(tensor_row_range(gate_up, first, rows)));
+	for_each_element(cuda_use(backend), y.rows, y.columns,
+					 [=] __device__ (int64_t row, int column) {
+		const float *gate = from.row(row) + column;
+
+		to.row(row)[column] = gate[0] * sigmoid(gate[0]) * gate[to.columns];
 	});
 }
 
-/* A thread turns one pair; pairs of all heads side by side. direction -1 turns back. */
-__global__ static void
-rotary_kernel(Rows x, int heads, const int32_t *positions, Rows table, float direction)
+/* y = g s(g) u: dy/du = g s, dy/dg = u s (1 + g (1 - s)). */
+void
+cuda_swiglu_backward(Backend *backend, Tensor d_gate_up, Tensor dy, Tensor gate_up)
 {
-	int			half = table.columns / 2;
-	int			pair = own_column();
-	int			i = pair % half;
-	int64_t		row = blockIdx.y;
-	const float *angles = table.row(positions[row]);
-	float	   *head = x.row(row) + pair / half * 2 * half;
-	float		a;
-	float		b;
-	float		sine;
+	Rows		to = cuda_rows(d_gate_up);
+	Rows		gradients = cuda_rows(dy);
+	Rows		from = cuda_rows(gate_up);
 
-	if (pair >= heads * half)
-		return;
-	a = head[i];
-	b = head[half + i];
-	sine = direction * angles[half + i];
-	head[i] = a * angles[i] - b * sine;
-	head[half + i] = b * angles[i] + a * sine;
+	for_each_element(cuda_use(backend), dy.rows, dy.columns,
+					 [=] __device__ (int64_t row, int column) {
+		const float *gate = from.row(row) + column;
+		float	   *d_gate = to.row(row) + column;
+		float		gradient = gradients.row(row)[column];
+		float		s = sigmoid(gate[0]);
+
+		d_gate[gradients.columns] = gradient * gate[0] * s;
+		d_gate[0] = gradient * gate[gradients.columns] * s * fmaf(gate[0], 1.0f - s, 1.0f);
+	});
 }
 
+/* ---- rotary positions ---- */
+
+/* A thread turns one pair; pairs of all heads side by side. direction -1 turns back. */
 static void
 rotate(Backend *backend, Tensor x, int heads, Tensor positions, Tensor table, float direction)
 {
-	CudaBackend *cuda = cuda_use(backend);
+	Rows		rows = cuda_rows(x);
+	Rows		angles_of = cuda_rows(table);
 	const int32_t *index = static_cast<const int32_t *>(positions.data);
+	int			half = table.columns / 2;
 
-	for_row_ranges(x.rows, [&](int first, int rows) {
-		LAUNCH(rotary_kernel, element_grid(heads * (table.columns / 2), rows), ROW_THREADS, 0,
-			   cuda->stream, cuda_rows(tensor_row_range(x, first, rows)), heads, index + first,
-			   cuda_rows(table), direction);
+	for_each_element(cuda_use(backend), x.rows, heads * half,
+					 [=] __device__ (int64_t row, int pair) {
+		const float *angles = angles_of.row(index[row]);
+		float	   *head = rows.row(row) + pair / half * 2 * half;
+		int			i = pair % half;
+		float		a = head[i];
+		float		b = head[half + i];
+		float		sine = direction * angles[half + i];
+
+		head[i] = a * angles[i] - b * sine;
+		head[half + i] = b * angles[i] + a * sine;
 	});
 }
 
@@ -196,66 +184,6 @@ void
 cuda_rotary_backward(Backend *backend, Tensor dx, int heads, Tensor positions, Tensor table)
 {
 	rotate(backend, dx, heads, positions, table, -1.0f);
-}
-
-/* ---- norms: a block for each row ---- */
-
-__global__ static void __launch_bounds__(ROW_THREADS)
-layer_norm_kernel(Rows y, Rows x, const float *weight, const float *bias, float epsilon)
-{
-	SHARED(float, scratch, ROW_WARPS);
-	const float *row = x.row(blockIdx.x);
-	float	   *to = y.row(blockIdx.x);
-	float		sum = 0;
-	float		squares = 0;
-	float		mean;
-	float		scale;
-
-	for (int i = static_cast<int>(threadIdx.x); i < x.columns; i += ROW_THREADS)
-		sum += row[i];
-	mean = block_sum(sum, scratch) / static_cast<float>(x.columns);
-	for (int i = static_cast<int>(threadIdx.x); i < x.columns; i += ROW_THREADS)
-		squares = fmaf(row[i] - mean, row[i] - mean, squares);
-	scale = 1.0f / sqrtf(block_sum(squares, scratch) / static_cast<float>(x.columns) + epsilon);
-	for (int i = static_cast<int>(threadIdx.x); i < x.columns; i += ROW_THREADS)
-		to[i] = (row[i] - mean) * scale * weight[i] + bias[i];
-}
-
-void
-cuda_layer_norm(Backend *backend, Tensor y, Tensor x, Tensor weight, Tensor bias, float epsilon)
-{
-	CudaBackend *cuda = cuda_use(backend);
-
-	if (x.rows > 0)
-		LAUNCH(layer_norm_kernel, static_cast<unsigned>(x.rows), ROW_THREADS, 0, cuda->stream,
-			   cuda_rows(y), cuda_rows(x), static_cast<const float *>(weight.data),
-			   static_cast<const float *>(bias.data), epsilon);
-}
-
-__global__ static void __launch_bounds__(ROW_THREADS)
-rms_norm_kernel(Rows y, Rows x, const float *weight, float epsilon)
-{
-	SHARED(float, scratch, ROW_WARPS);
-	const float *row = x.row(blockIdx.x);
-	float	   *to = y.row(blockIdx.x);
-	float		squares = 0;
-	float		scale;
-
-	for (int i = static_cast<int>(threadIdx.x); i < x.columns; i += ROW_THREADS)
-		squares = fmaf(row[i], row[i], squares);
-	scale = 1.0f / sqrtf(block_sum(squares, scratch) / static_cast<float>(x.columns) + epsilon);
-	for (int i = static_cast<int>(threadIdx.x); i < x.columns; i += ROW_THREADS)
-		to[i] = row[i] * scale * weight[i];
-}
-
-void
-cuda_rms_norm(Backend *backend, Tensor y, Tensor x, Tensor weight, float epsilon)
-{
-	CudaBackend *cuda = cuda_use(backend);
-
-	if (x.rows > 0)
-		LAUNCH(rms_norm_kernel, static_cast<unsigned>(x.rows), ROW_THREADS, 0, cuda->stream,
-			   cuda_rows(y), cuda_rows(x), static_cast<const float *>(weight.data), epsilon);
 }
 
 /* ---- pictures ---- */
@@ -323,35 +251,21 @@ cuda_patches(Backend *backend, Tensor y, Tensor pixels, int image_size, int patc
 }
 
 /* y = class token or patch, plus position. */
-__global__ static void
-vision_tokens_kernel(Rows y, Rows patches, const float *class_token, Rows positions)
-{
-	int			column = own_column();
-	int			tokens = positions.rows;
-	int			place = static_cast<int>(blockIdx.y) % tokens;
-	int			image = static_cast<int>(blockIdx.y) / tokens;
-	const float *from = place == 0 ? class_token
-		: patches.row(static_cast<int64_t>(image) * (tokens - 1) + place - 1);
-
-	if (column < y.columns)
-		y.row(blockIdx.y)[column] = from[column] + positions.row(place)[column];
-}
-
 void
 cuda_vision_tokens(Backend *backend, Tensor y, Tensor patches, Tensor class_token,
 				   Tensor positions)
 {
-	CudaBackend *cuda = cuda_use(backend);
-	int			tokens = positions.rows;
-	int			most = MOST_GRID_ROWS / tokens;	/* pictures of a launch */
+	Rows		to = cuda_rows(y);
+	Rows		embedded = cuda_rows(patches);
+	Rows		places = cuda_rows(positions);
+	const float *first = static_cast<const float *>(class_token.data);
 
-	for (int first = 0; first < y.rows / tokens; first += most)
-	{
-		int			images = y.rows / tokens - first < most ? y.rows / tokens - first : most;
+	for_each_element(cuda_use(backend), y.rows, y.columns,
+					 [=] __device__ (int64_t row, int column) {
+		int64_t		image = row / places.rows;
+		int64_t		place = row % places.rows;
+		const float *from = place == 0 ? first : embedded.row(row - image - 1);
 
-		LAUNCH(vision_tokens_kernel, element_grid(y.columns, images * tokens), ROW_THREADS, 0,
-			   cuda->stream, cuda_rows(tensor_row_range(y, first * tokens, images * tokens)),
-			   cuda_rows(tensor_row_range(patches, first * (tokens - 1), images * (tokens - 1))),
-			   static_cast<const float *>(class_token.data), cuda_rows(positions));
-	}
+		to.row(row)[column] = from[column] + places.row(place)[column];
+	});
 }
