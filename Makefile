@@ -110,6 +110,11 @@ build/cuda/%.c.o: src/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_COMMON) -fPIC -MMD -MP $(SEE_cuda) -c -o $@ $<
 
+# instructions of cuda/mma.h, for a device (test/device/run)
+build/test/test_mma: test/cuda_on_host/mma/test_mma.cu
+	@mkdir -p $(@D)
+	$(NVCC) $(NVCC_FLAGS) $(SEE_cuda) -Icuda -cudart static -o $@ $< 2>$@.log || { cat $@.log; exit 1; }
+
 # registers, shared memory and spills of every kernel; a spill is an error of the compilation
 .PHONY: cuda-report
 cuda-report: build/mmgpt_cuda.so
@@ -124,9 +129,10 @@ HOST_FLAGS_asan := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefi
 # kernels are instrumented, but not linked with the sanitizer: test/cuda_on_host/race.cpp is told
 HOST_FLAGS_race := -O1 -DCUDA_ON_HOST_RACE
 HOST_KERNEL_FLAGS_race := -fsanitize=thread
+HOST_PROGRAMS := planted_bugs test_mma
 
 .PHONY: cuda-on-host
-cuda-on-host: $(foreach b,plain asan race,build/cuda_on_host/$(b)/mmgpt_cuda.so build/cuda_on_host/$(b)/planted_bugs)
+cuda-on-host: $(foreach b,plain asan race,$(addprefix build/cuda_on_host/$(b)/,mmgpt_cuda.so $(HOST_PROGRAMS)))
 
 define cuda_on_host_rules
 build/cuda_on_host/$(1)/mmgpt_cuda.so: \
@@ -134,10 +140,12 @@ build/cuda_on_host/$(1)/mmgpt_cuda.so: \
 			$(addprefix src/,$(addsuffix .c,$(CUDA_SHARED))))
 	$(CXX) -shared -Wl,-z,defs -Wl,--allow-shlib-undefined $(filter -fsanitize=address%,$(HOST_FLAGS_$(1))) -o $$@ $$^ -ldl
 
-# mistakes that the emulation has to find
-build/cuda_on_host/$(1)/planted_bugs: \
-		build/cuda_on_host/$(1)/test/cuda_on_host/planted/planted_bugs.cu.o \
-		$(patsubst %,build/cuda_on_host/$(1)/test/cuda_on_host/%.cpp.o,cuda_on_host runtime_on_host race)
+# mistakes that the emulation has to find, and instructions that it has to get right
+build/cuda_on_host/$(1)/planted_bugs: build/cuda_on_host/$(1)/test/cuda_on_host/planted/planted_bugs.cu.o
+build/cuda_on_host/$(1)/test_mma: build/cuda_on_host/$(1)/test/cuda_on_host/mma/test_mma.cu.o
+$(HOST_PROGRAMS:%=build/cuda_on_host/$(1)/%): \
+		$(patsubst %,build/cuda_on_host/$(1)/test/cuda_on_host/%.cpp.o,\
+			cuda_on_host mma_on_host runtime_on_host race)
 	$(CXX) $(filter -fsanitize=address%,$(HOST_FLAGS_$(1))) -o $$@ $$^ -ldl
 
 build/cuda_on_host/$(1)/%.cu.o: %.cu
@@ -152,7 +160,7 @@ build/cuda_on_host/$(1)/%.c.o: %.c
 	@mkdir -p $$(@D)
 	$(CC) $(CFLAGS_COMMON) $(HOST_FLAGS_$(1)) -fPIC -MMD -MP $(SEE_cuda) -c -o $$@ $$<
 
--include $$(wildcard build/cuda_on_host/$(1)/*/*.d build/cuda_on_host/$(1)/*/*/*.d)
+-include $$(wildcard $(addprefix build/cuda_on_host/$(1)/,*/*.d */*/*.d */*/*/*.d))
 endef
 $(foreach b,plain asan race,$(eval $(call cuda_on_host_rules,$(b))))
 

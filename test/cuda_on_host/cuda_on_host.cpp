@@ -441,6 +441,7 @@ run_block(const HostLaunch *launch)
 		if (!ran)
 			report_deadlock();
 	}
+	emulator_end_copies();
 	for (int i = 0; i < thread_count; i++)	/* after an error */
 		if (fibers[i].state != FIBER_DONE && fibers[i].state != FIBER_FRESH)
 			free_stacks.push_back(fibers[i].stack);

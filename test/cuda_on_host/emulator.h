@@ -31,6 +31,11 @@ typedef struct EmulatorPlace
 
 extern EmulatorPlace emulator_place(void);
 
+/* ---- mma_on_host.cpp ---- */
+
+/* At the end of a block: an error where a thread began copies and did not wait for them. */
+extern void emulator_end_copies(void);
+
 /* ---- runtime_on_host.cpp ---- */
 
 /* Start and size of the address range that all device memory lies in. */

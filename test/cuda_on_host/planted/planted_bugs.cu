@@ -4,7 +4,7 @@
  * A bug counts as found when the next wait tells an error, or when the process dies of it. Which
  * build finds which is part of the table below; kernels without a mistake must pass in all of them.
  */
-#include "kernel.h"
+#include "mma.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -211,6 +211,79 @@ run_much_shared(void)
 	LAUNCH(good_kernel, 1, THREADS, 100000, stream, memory);
 }
 
+/* Copies through shared memory; each mistake leaves something out. */
+__global__ static void
+copy_kernel(float *x, bool waits, bool meets)
+{
+	SHARED(uint4, part, WARP);
+	int			thread = static_cast<int>(threadIdx.x);
+	uint32_t	words[4];
+
+	copy_async(part, thread, reinterpret_cast<const uint4 *>(x) + thread, true);
+	if (waits)
+		wait_for_copies();
+	if (meets)
+		__syncthreads();
+	load_matrices(part, WARP - 1 - thread, words);
+	x[4 * WARP + thread] = __uint_as_float(words[0]);
+}
+
+static void
+run_good_copy(void)
+{
+	LAUNCH(copy_kernel, 1, WARP, 0, stream, memory, true, true);
+}
+
+static void
+run_unawaited_copy(void)
+{
+	LAUNCH(copy_kernel, 1, WARP, 0, stream, memory, false, true);
+}
+
+static void
+run_copy_without_barrier(void)
+{
+	LAUNCH(copy_kernel, 1, WARP, 0, stream, memory, true, false);
+}
+
+__global__ static void
+crooked_matrix_kernel(float *x)
+{
+	SHARED(uint4, part, WARP + 1);
+	uint32_t	words[4];
+
+	part[threadIdx.x] = make_uint4(0, 0, 0, 0);
+	part[WARP] = make_uint4(0, 0, 0, 0);
+	__syncthreads();
+	load_matrices(reinterpret_cast<const uint4 *>(
+		reinterpret_cast<const uint16_t *>(part + threadIdx.x) + 4), 0, words);
+	x[threadIdx.x] = __uint_as_float(words[0]);
+}
+
+static void
+run_crooked_matrix(void)
+{
+	LAUNCH(crooked_matrix_kernel, 1, WARP, 0, stream, memory);
+}
+
+__global__ static void
+incomplete_product_kernel(float *x)
+{
+	const uint32_t a[4] = {};
+	float		c[4] = {};
+
+	if (threadIdx.x % WARP == 9)
+		return;
+	mma_bf16(c, a, 0, 0);
+	x[threadIdx.x] = c[0];
+}
+
+static void
+run_incomplete_product(void)
+{
+	LAUNCH(incomplete_product_kernel, 1, THREADS, 0, stream, memory);
+}
+
 static void
 run_host_reads_device(void)
 {
@@ -233,9 +306,14 @@ static const struct
 	int			found_by;
 }			bugs[] = {
 	{"kernels without a mistake pass", run_good, 0},
+	{"copies without a mistake pass", run_good_copy, 0},
 	{"a missing barrier", run_missing_barrier, RACE},
 	{"a return before a barrier", run_early_return, ALL},
 	{"a lane that returns before a shuffle", run_lane_returns, ALL},
+	{"a lane that returns before a product of matrices", run_incomplete_product, ALL},
+	{"a copy that nobody waits for", run_unawaited_copy, ALL},
+	{"a barrier missing behind copies", run_copy_without_barrier, RACE},
+	{"a matrix that begins between vectors", run_crooked_matrix, ASAN},
 	{"two barriers in one block", run_two_barriers, ALL},
 	{"past the end of an allocation", run_past_the_end, ASAN | RACE},
 	{"past the end of shared memory", run_past_shared, ASAN | RACE},
