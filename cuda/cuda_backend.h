@@ -237,7 +237,7 @@ extern void cuda_copy(Backend *backend, Tensor y, Tensor x);
 extern void cuda_scale(Backend *backend, Tensor x, float factor);
 extern void cuda_scatter(Backend *backend, Tensor y, Tensor x, Tensor index);
 
-/* attention.cu */
+/* kv_pages.cu */
 extern bool cuda_kv_create(Backend *backend, DataType type, int layers, int pages, int heads,
 						   int head_size, KvPool *pool, Status *status);
 extern size_t cuda_kv_page_size(DataType type, int layers, int heads, int head_size);
@@ -245,6 +245,8 @@ extern void cuda_kv_destroy(Backend *backend, KvPool *pool);
 extern void cuda_kv_write(Backend *backend, const KvPool *pool, int layer, Tensor keys,
 						  Tensor values, Tensor slots);
 extern void cuda_kv_copy(Backend *backend, const KvPool *pool, int from, int to);
+
+/* attention.cu */
 extern void cuda_attention(Backend *backend, Tensor y, Tensor q, const KvPool *pool, int layer,
 						   const AttentionPlan *plan);
 

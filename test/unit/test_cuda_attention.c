@@ -10,15 +10,10 @@
 
 enum
 {
-	PAGES = 14,
-	LISTS = 3,
-	ROWS = 21
+	PAGES = 24,
+	MOST_LISTS = 4,
+	SPARE_PAGE = 23				/* in no list */
 };
-
-/* Pages of the three lists, and keys that each holds. */
-static const int32_t page_lists[] = {5, 2, 9, 0, 11, 7, 3, 1, 13, 12, 6};
-static const int list_starts[] = {0, 6, 8};
-static const int list_keys[] = {170, 33, 70};
 
 typedef struct Shape
 {
@@ -27,116 +22,264 @@ typedef struct Shape
 	int			head_size;
 } Shape;
 
-/* A pool with keys in all lists, on both sides. */
-typedef struct PoolPair
+/* Rows that see keys of the same list. */
+typedef struct List
 {
-	KvPool		cpu;
-	KvPool		cuda;
+	int			rows;
+	int			keys;
+	int			seen;			/* keys that its first row sees; each that follows `more` more */
+	int			more;
+} List;
+
+/* What is attended to, on both sides. */
+typedef struct AttentionCase
+{
+	Pair		pair;
 	const Shape *shape;
-} PoolPair;
+	const List *lists;			/* [MOST_LISTS] */
+	DataType	type;
+	KvPool		cpu_pool;
+	KvPool		cuda_pool;
+	AttentionPlan plan;			/* in host memory */
+	AttentionPlan on_device;
+	Tensor		q;				/* [R, heads D] */
+	Tensor		q_device;
+} AttentionCase;
 
-static PoolPair
-create_pools(Pair *pair, const Shape *shape, DataType type)
+/* Put keys and values of a list, the n-th page of all being page 7 n + 3, into both pools. */
+static void
+fill_list(AttentionCase *c, int list, int first_page)
 {
-	PoolPair	pools = {.shape = shape};
-	Status		status;
+	int			count = c->lists[list].keys;
+	int			width = c->shape->kv_heads * c->shape->head_size;
+	Tensor		keys = random_tensor(count, width);
+	Tensor		values = random_tensor(count, width);
+	Tensor		slots = integers(1, count);
+	int32_t    *pages = c->plan.page_lists.data;
 
-	if (!pair->cpu->ops->kv_create(pair->cpu, type, 2, PAGES, shape->kv_heads, shape->head_size,
-								   &pools.cpu, &status) ||
-		!pair->cuda->ops->kv_create(pair->cuda, type, 2, PAGES, shape->kv_heads, shape->head_size,
-									&pools.cuda, &status))
-		engine_bail("pool", &status);
-	for (int i = 0; i < LISTS; i++)
+	for (int j = 0; j < count; j++)
 	{
-		Tensor		keys = random_tensor(list_keys[i], shape->kv_heads * shape->head_size);
-		Tensor		values = random_tensor(list_keys[i], shape->kv_heads * shape->head_size);
-		Tensor		slots = integers(1, list_keys[i]);
-
-		for (int j = 0; j < list_keys[i]; j++)
-			((int32_t *) slots.data)[j] = page_lists[list_starts[i] + j / KV_PAGE_KEYS] *
-				KV_PAGE_KEYS + j % KV_PAGE_KEYS;
-		pair->cpu->ops->kv_write(pair->cpu, &pools.cpu, 1, keys, values, slots);
-		pair->cuda->ops->kv_write(pair->cuda, &pools.cuda, 1, to_device(pair, keys),
-								  to_device(pair, values), to_device(pair, slots));
+		pages[first_page + j / KV_PAGE_KEYS] = ((first_page + j / KV_PAGE_KEYS) * 7 + 3) % PAGES;
+		((int32_t *) slots.data)[j] = pages[first_page + j / KV_PAGE_KEYS] * KV_PAGE_KEYS +
+			j % KV_PAGE_KEYS;
 	}
-	return pools;
+	c->pair.cpu->ops->kv_write(c->pair.cpu, &c->cpu_pool, 1, keys, values, slots);
+	c->pair.cuda->ops->kv_write(c->pair.cuda, &c->cuda_pool, 1, to_device(&c->pair, keys),
+								to_device(&c->pair, values), to_device(&c->pair, slots));
 }
 
-/* Spans of all kinds: a prompt, single tokens of other lists, nothing seen, a window, equal scores. */
-static Tensor
-make_spans(void)
+/*
+ * Fill pools, and let the rows of the lists follow one another. Some see nothing, a window, or all
+ * with equal scores.
+ */
+static void
+fill_case(AttentionCase *c)
 {
-	Tensor		spans = integers(ROWS, ATTENTION_SPAN_FIELDS);
+	int32_t    *span = c->plan.spans.data;
+	int			page = 0;
 
-	for (int r = 0; r < ROWS; r++)
+	for (int list = 0; list < MOST_LISTS; list++)
 	{
-		int32_t    *span = (int32_t *) spans.data + r * ATTENTION_SPAN_FIELDS;
-		int			list = r < 11 ? 0 : r < 14 ? 1 : r < 15 ? 0 : 2;
+		const List *l = &c->lists[list];
 
-		span[SPAN_LIST] = list_starts[list];
-		span[SPAN_FIRST] = r == 13 ? 5 : r == 19 ? 40 : 0;
-		span[SPAN_COUNT] = r < 11 ? 120 + r * 5 : r == 12 ? 0 : r == 19 ? 11
-			: list_keys[list] - span[SPAN_FIRST];
-		span[SPAN_UNIFORM] = r == 16;
+		fill_list(c, list, page);
+		for (int r = 0; r < l->rows; r++, span += ATTENTION_SPAN_FIELDS)
+		{
+			span[SPAN_LIST] = page;
+			span[SPAN_COUNT] = l->seen + r * l->more;
+			if (list == 2 && r % 4 == 1)
+				span[SPAN_COUNT] = 0;
+			if (list == 2 && r % 4 == 2)
+			{
+				span[SPAN_FIRST] = r * 3 % l->keys;
+				span[SPAN_COUNT] = 11 < l->keys - span[SPAN_FIRST] ? 11
+					: l->keys - span[SPAN_FIRST];
+			}
+			span[SPAN_UNIFORM] = list > 1 && r % 4 == 3;
+		}
+		page += (l->keys + KV_PAGE_KEYS - 1) / KV_PAGE_KEYS;
 	}
-	return spans;
+}
+
+/* False where the tests are skipped. */
+static bool
+open_case(AttentionCase *c, const Shape *shape, const List *lists, DataType type)
+{
+	int			rows = 0;
+	Status		status;
+
+	*c = (AttentionCase) {.shape = shape, .lists = lists, .type = type};
+	if (!pair_open(&c->pair))
+		return false;
+	for (int i = 0; i < MOST_LISTS; i++)
+		rows += lists[i].rows;
+	if (!c->pair.cpu->ops->kv_create(c->pair.cpu, type, 2, PAGES, shape->kv_heads,
+									 shape->head_size, &c->cpu_pool, &status) ||
+		!c->pair.cuda->ops->kv_create(c->pair.cuda, type, 2, PAGES, shape->kv_heads,
+									  shape->head_size, &c->cuda_pool, &status))
+		engine_bail("pool", &status);
+	c->plan = (AttentionPlan) {integers(1, PAGES), integers(rows, ATTENTION_SPAN_FIELDS),
+							   shape->heads, 1.0f / sqrtf((float) shape->head_size)};
+	fill_case(c);
+	c->on_device = c->plan;
+	c->on_device.page_lists = to_device(&c->pair, c->plan.page_lists);
+	c->on_device.spans = to_device(&c->pair, c->plan.spans);
+	c->q = random_tensor(rows, shape->heads * shape->head_size);
+	c->q_device = to_device(&c->pair, c->q);
+	return true;
 }
 
 static void
-check_attention(Pair *pair, const PoolPair *pools, Tensor q, const AttentionPlan *plan)
+close_case(AttentionCase *c)
 {
-	Tensor		y = random_tensor(q.rows, q.columns);
-	Tensor		q_device = to_device(pair, q);
-	Tensor		y_device = to_device(pair, y);
-	AttentionPlan on_device = *plan;
+	c->pair.cpu->ops->kv_destroy(c->pair.cpu, &c->cpu_pool);
+	c->pair.cuda->ops->kv_destroy(c->pair.cuda, &c->cuda_pool);
+	pair_close(&c->pair);
+}
 
-	on_device.page_lists = to_device(pair, plan->page_lists);
-	on_device.spans = to_device(pair, plan->spans);
-	pair->cpu->ops->attention(pair->cpu, y, q, &pools->cpu, 1, plan);
-	pair->cuda->ops->attention(pair->cuda, y_device, q_device, &pools->cuda, 1, &on_device);
-	same_result(pair, data_type_name(pools->cpu.type), y_device, y,
-				pools->cpu.type == TYPE_BF16 ? 2e-3 : TOLERANCE);
-	for (int first = 0; first < q.rows; first += 5)
+/* The device's result, so many rows at once. */
+static Tensor
+attend(AttentionCase *c, int at_once)
+{
+	Tensor		y = to_device(&c->pair, random_tensor(c->q.rows, c->q.columns));
+
+	for (int first = 0; first < c->q.rows; first += at_once)
 	{
-		int			count = q.rows - first < 3 ? q.rows - first : 3;
-		Tensor		alone = to_device(pair, tensor_row_range(y, first, count));
-		AttentionPlan part = on_device;
+		int			rows = c->q.rows - first < at_once ? c->q.rows - first : at_once;
+		AttentionPlan part = c->on_device;
 
-		part.spans = tensor_row_range(on_device.spans, first, count);
-		pair->cuda->ops->attention(pair->cuda, alone, tensor_row_range(q_device, first, count),
-								   &pools->cuda, 1, &part);
-		same_rows(pair, "attention", y_device, first, alone);
+		part.spans = tensor_row_range(part.spans, first, rows);
+		c->pair.cuda->ops->attention(c->pair.cuda, tensor_row_range(y, first, rows),
+									 tensor_row_range(c->q_device, first, rows), &c->cuda_pool, 1,
+									 &part);
 	}
+	return y;
+}
+
+/* Hold all rows at once against the processor's. */
+static Tensor
+check_attention(AttentionCase *c)
+{
+	Tensor		expected = random_tensor(c->q.rows, c->q.columns);
+	Tensor		y = attend(c, c->q.rows);
+
+	c->pair.cpu->ops->attention(c->pair.cpu, expected, c->q, &c->cpu_pool, 1, &c->plan);
+	same_result(&c->pair, data_type_name(c->type), y, expected,
+				c->type == TYPE_BF16 ? 2e-3 : TOLERANCE);
+	return y;
 }
 
 UNIT_TEST(attention_matches_whatever_the_company)
 {
-	static const Shape shapes[] = {{4, 4, 16}, {4, 2, 21}, {2, 1, 128}, {1, 1, 150}};
+	static const Shape shapes[] = {{3, 3, 8}, {4, 2, 21}, {2, 1, 128}, {1, 1, 256}};
+	/* a prompt, a few tokens, spans of all kinds, a single token */
+	static const List lists[MOST_LISTS] = {{11, 170, 120, 5}, {3, 33, 33, 0}, {8, 70, 70, 0},
+										   {1, 65, 65, 0}};
+
+	for (int i = 0; i < 8; i++)
+	{
+		AttentionCase c;
+		Tensor		y;
+
+		if (!open_case(&c, &shapes[i / 2], lists, i % 2 == 0 ? TYPE_F32 : TYPE_BF16))
+			UNIT_SKIP(CUDA_SKIPPED);
+		y = check_attention(&c);
+		same_rows(&c.pair, "rows by threes", y, 0, attend(&c, 3));
+		close_case(&c);
+	}
+}
+
+/* More rows than a block has, and than a step of single tokens. */
+UNIT_TEST(prompts_in_pieces_have_the_same_bits)
+{
+	static const Shape shapes[] = {{1, 1, 64}, {1, 1, 80}, {1, 1, 200}, {1, 1, 12}};
+	/* a prompt that takes up another, a single token, spans of all kinds, a picture */
+	static const List lists[MOST_LISTS] = {{70, 135, 66, 1}, {1, 77, 77, 0}, {37, 90, 90, 0},
+										   {150, 40, 40, 0}};
+	static const int pieces[] = {100, 17, 16, 1};
 
 	for (int i = 0; i < 4; i++)
-		for (int bf16 = 0; bf16 < 2; bf16++)
-		{
-			Tensor		lists = tensor_make((void *) page_lists, TYPE_I32, 1, 11);
-			AttentionPlan plan = {lists, {0}, shapes[i].heads,
-								  1.0f / sqrtf((float) shapes[i].head_size)};
-			PoolPair	pools;
-			Pair		pair;
+	{
+		AttentionCase c;
+		Tensor		y;
 
-			if (!pair_open(&pair))
-				UNIT_SKIP(CUDA_SKIPPED);
-			plan.spans = make_spans();
-			pools = create_pools(&pair, &shapes[i], bf16 ? TYPE_BF16 : TYPE_F32);
-			check_attention(&pair, &pools,
-							random_tensor(ROWS, shapes[i].heads * shapes[i].head_size), &plan);
-			/* a copied page serves as the one it came from */
-			pair.cpu->ops->kv_copy(pair.cpu, &pools.cpu, 6, 4);
-			pair.cuda->ops->kv_copy(pair.cuda, &pools.cuda, 6, 4);
-			check_attention(&pair, &pools,
-							random_tensor(ROWS, shapes[i].heads * shapes[i].head_size), &plan);
-			pair.cpu->ops->kv_destroy(pair.cpu, &pools.cpu);
-			pair.cuda->ops->kv_destroy(pair.cuda, &pools.cuda);
-			pair_close(&pair);
-		}
+		if (!open_case(&c, &shapes[i], lists, i < 3 ? TYPE_BF16 : TYPE_F32))
+			UNIT_SKIP(CUDA_SKIPPED);
+		y = check_attention(&c);
+		/* single rows of one shape only: each costs as much as sixteen */
+		for (int j = 0; j < (i == 0 ? 4 : 2); j++)
+			same_rows(&c.pair, "pieces of a prompt", y, 0, attend(&c, pieces[j]));
+		close_case(&c);
+	}
+}
+
+UNIT_TEST(a_copied_page_serves_as_the_one_it_came_from)
+{
+	static const Shape shape = {2, 1, 24};
+	static const List lists[MOST_LISTS] = {{5, 60, 56, 1}, {1, 9, 9, 0}, {1, 9, 9, 0},
+										   {1, 9, 9, 0}};
+
+	for (int i = 0; i < 2; i++)
+	{
+		AttentionCase c;
+		Tensor		before;
+		int32_t    *list;
+
+		if (!open_case(&c, &shape, lists, i == 0 ? TYPE_F32 : TYPE_BF16))
+			UNIT_SKIP(CUDA_SKIPPED);
+		before = attend(&c, c.q.rows);
+		list = c.plan.page_lists.data;
+		c.pair.cpu->ops->kv_copy(c.pair.cpu, &c.cpu_pool, list[1], SPARE_PAGE);
+		c.pair.cuda->ops->kv_copy(c.pair.cuda, &c.cuda_pool, list[1], SPARE_PAGE);
+		list[1] = SPARE_PAGE;
+		c.on_device.page_lists = to_device(&c.pair, c.plan.page_lists);
+		same_rows(&c.pair, "a copied page", before, 0, check_attention(&c));
+		close_case(&c);
+	}
+}
+
+/* Put a number in the place of element 3 of a key, or of its value; of the first list. */
+static void
+spoil(AttentionCase *c, int key, bool value, float number)
+{
+	int			width = c->shape->kv_heads * c->shape->head_size;
+	Tensor		keys = random_tensor(1, width);
+	Tensor		values = random_tensor(1, width);
+	Tensor		slot = integers(1, 1);
+
+	cpu_row(value ? values : keys, 0)[3] = number;
+	*(int32_t *) slot.data = ((int32_t *) c->plan.page_lists.data)[key / KV_PAGE_KEYS] *
+		KV_PAGE_KEYS + key % KV_PAGE_KEYS;
+	c->pair.cuda->ops->kv_write(c->pair.cuda, &c->cuda_pool, 1, to_device(&c->pair, keys),
+								to_device(&c->pair, values), to_device(&c->pair, slot));
+}
+
+/* What is no number reaches the rows that see it, in the elements where it is, and no other row. */
+UNIT_TEST(what_a_row_does_not_see_does_not_reach_it)
+{
+	enum {FIRST_SEEN = 40, SPOILT = 70, ROWS = 50};
+	static const Shape shape = {1, 1, 16};
+	static const List lists[MOST_LISTS] = {{ROWS, 90, FIRST_SEEN, 1}, {1, 9, 9, 0}, {1, 9, 9, 0},
+										   {1, 9, 9, 0}};
+
+	for (int i = 0; i < 6; i++)
+	{
+		AttentionCase c;
+		Tensor		before;
+		Tensor		after;
+
+		if (!open_case(&c, &shape, lists, i % 2 == 0 ? TYPE_F32 : TYPE_BF16))
+			UNIT_SKIP(CUDA_SKIPPED);
+		before = attend(&c, c.q.rows);
+		spoil(&c, SPOILT, i < 4, i < 2 ? INFINITY : NAN);
+		after = attend(&c, c.q.rows);
+		same_rows(&c.pair, "rows that see nothing of it", before, 0,
+				  tensor_row_range(after, 0, SPOILT - FIRST_SEEN + 1));
+		after = to_host(&c.pair, after);
+		for (int r = SPOILT - FIRST_SEEN + 1; r < ROWS; r++)
+			UNIT_CHECK(!isfinite(cpu_row(after, r)[3]));
+		close_case(&c);
+	}
 }
 
 UNIT_TEST(a_head_that_is_too_wide_is_refused)
