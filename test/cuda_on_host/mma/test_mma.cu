@@ -216,6 +216,26 @@ test_products(void)
 	check(same, "an element has the same bits in any row and column");
 }
 
+/* Where a is zero, as the weights of keys that a row does not see are, b may be anything finite. */
+static void
+test_zeros(void)
+{
+	Product		p = random_product(false);
+	Product		other;
+
+	for (int i = 0; i < ROWS * DEPTH; i++)
+		if (i / DEPTH % 2 == 0 || i % DEPTH > 6)
+			p.a[i / DEPTH][i % DEPTH] = 0;
+	other = p;
+	for (int i = 7 * COLUMNS; i < DEPTH * COLUMNS; i++)
+		other.b[i / COLUMNS][i % COLUMNS] = other.b_turned[i % COLUMNS][i / COLUMNS] =
+			to_half(ldexpf(random_number(), i % 40));
+	run_on_device(product_kernel, &p);
+	run_on_device(product_kernel, &other);
+	check(memcmp(p.sum, other.sum, sizeof(p.sum)) == 0, "zero times a number adds nothing");
+	check(memcmp(p.sum[2], p.c[2], sizeof(p.c[2])) == 0, "a row of zeros leaves the sum as it is");
+}
+
 static void
 test_numbers(void)
 {
@@ -254,6 +274,7 @@ main(void)
 {
 	cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
 	test_products();
+	test_zeros();
 	test_numbers();
 	printf("1..%d\n", tests);
 	return failures == 0 ? 0 : 1;
