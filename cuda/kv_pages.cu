@@ -110,8 +110,13 @@ cuda_kv_copy(Backend *backend, const KvPool *pool, int from, int to)
 	size_t		layer = page * static_cast<size_t>(pool->pages);
 	char	   *data = static_cast<char *>(pool->data);
 
-	cuda_note(cuda, cudaMemcpy2DAsync(data + page * static_cast<size_t>(to), layer,
-									  data + page * static_cast<size_t>(from), layer, page,
-									  static_cast<size_t>(pool->layers), cudaMemcpyDeviceToDevice,
-									  cuda->stream));
+	/* one by one, as cudaMemcpy2DAsync takes layers of at most 2 GB */
+	for (int i = 0; i < pool->layers; i++)
+	{
+		char	   *pages = data + layer * static_cast<size_t>(i);
+
+		cuda_note(cuda, cudaMemcpyAsync(pages + page * static_cast<size_t>(to),
+										pages + page * static_cast<size_t>(from), page,
+										cudaMemcpyDeviceToDevice, cuda->stream));
+	}
 }

@@ -252,24 +252,6 @@ cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, c
 }
 
 cudaError_t
-cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width,
-				  size_t height, cudaMemcpyKind kind, cudaStream_t stream)
-{
-	if (width > to_pitch || width > from_pitch || to_pitch > INT32_MAX || from_pitch > INT32_MAX)
-		return fail(cudaErrorInvalidPitchValue);
-	for (size_t i = 0; i < height; i++)
-	{
-		cudaError_t error = cudaMemcpyAsync((char *) to + i * to_pitch,
-											(const char *) from + i * from_pitch, width, kind,
-											stream);
-
-		if (error != cudaSuccess)
-			return error;
-	}
-	return cudaSuccess;
-}
-
-cudaError_t
 cudaMemsetAsync(void *address, int value, size_t bytes, cudaStream_t stream)
 {
 	if (!on_device(address))
