@@ -1,48 +1,13 @@
 /*
  * choose.cu - what is read out of rows of logits: a choice, the best tokens, scores of given ones.
  *
- * The logits stay on the device; the largest of them and the sum of a row's softmax come back. Only
- * a row from which a token is drawn at random is read whole, and drawn from on the host as the
- * processor does (sampling.h).
+ * The logits stay on the device; the largest of them, the token that was drawn (draw.cu) and the sum
+ * of a row's softmax come back.
  */
-#include "cuda_backend.h"
+#include "choose.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-extern "C"
-{
-#include "sampling.h"
-}
-
-/* A token with its logit; token -1: none. */
-typedef struct Candidate
-{
-	float		logit;
-	int			token;
-} Candidate;
-
-/* Of one row. */
-typedef struct RowStatistics
-{
-	Candidate	largest;		/* of those that count in the softmax */
-	Candidate	choice;			/* of those that may be chosen */
-	float		log_sum;		/* logarithm of the sum of exp(logit) */
-} RowStatistics;
-
-/* Where a row's bits begin in the masks, in words; -1: every token. */
-typedef struct RowMasks
-{
-	int			allowed;
-	int			choosable;
-} RowMasks;
-
-__device__ static inline bool
-has_token(const uint32_t *masks, int place, int token)
-{
-	return place < 0 || (masks[place + token / 32] >> token % 32 & 1u) != 0;
-}
 
 /* Whether a comes before b: larger, or equal with a lower id. */
 __device__ static inline bool
@@ -104,8 +69,11 @@ statistics_kernel(Rows logits, const RowMasks *rows, const uint32_t *masks,
 		if (has_token(masks, mask.allowed, token))
 			sum += expf(row[token] - largest.logit);
 	sum = block_sum(sum, scratch);
-	if (threadIdx.x == 0)
-		statistics[blockIdx.x] = RowStatistics{largest, choice, largest.logit + logf(sum)};
+	if (threadIdx.x > 0)
+		return;
+	if (choice.token < 0)
+		choice = Candidate{row[0], 0};
+	statistics[blockIdx.x] = RowStatistics{largest, choice, largest.logit + logf(sum)};
 }
 
 /* best [R, count] = the first tokens of each row that may be chosen, in order. */
@@ -151,20 +119,6 @@ score_kernel(Rows logits, const RowStatistics *statistics, const ScoreTarget *ta
 }
 
 /* ---- the host's side ---- */
-
-/* Device and host memory of one reading. */
-typedef struct Reading
-{
-	CudaBackend *cuda;
-	Tensor		logits;
-	RowMasks   *rows;			/* host; NULL: no row has masks */
-	uint32_t   *masks;			/* host */
-	int			mask_words;		/* in all */
-	char	   *device;			/* rows, masks, then results */
-	RowMasks   *device_rows;
-	uint32_t   *device_masks;
-	char	   *results;		/* on the device */
-} Reading;
 
 static int
 words_of(int vocabulary)
@@ -259,59 +213,32 @@ launch_statistics(const Reading *reading, RowStatistics *statistics)
 		   reading->device_masks, statistics);
 }
 
-/* Draw a token from a row that is read whole. */
-static Candidate
-draw(const Reading *reading, int row, const ChoiceRule *rule, Candidate fallback)
-{
-	Tensor		line = tensor_row_range(reading->logits, row, 1);
-	size_t		bytes = static_cast<size_t>(line.columns) * sizeof(float);
-	float	   *logits = static_cast<float *>(malloc(bytes));
-	int32_t		token;
-
-	if (logits == nullptr)
-		return fallback;
-	cuda_download(&reading->cuda->base, logits, line.data, bytes);
-	token = sampling_draw(logits, line.columns, rule);
-	if (token >= 0)
-		fallback = Candidate{logits[token], token};
-	free(logits);
-	return fallback;
-}
-
-/* Choices of all rows from their statistics. */
-static void
-make_choices(const Reading *reading, const RowStatistics *statistics, const ChoiceRule *rules,
-			 Choice *choices)
-{
-	for (int i = 0; i < reading->logits.rows; i++)
-	{
-		const RowStatistics *row = &statistics[i];
-		Candidate	chosen = row->choice.token >= 0 ? row->choice
-			: Candidate{row->largest.logit, 0};
-
-		if (rules[i].skipped)
-			continue;
-		if (rules[i].temperature > 0.0f)
-			chosen = draw(reading, i, &rules[i], row->largest);
-		choices[i] = Choice{chosen.token, chosen.logit - row->log_sum};
-	}
-}
-
 void
 cuda_choose(Backend *backend, Tensor logits, const ChoiceRule *rules, Choice *choices)
 {
-	size_t		bytes = static_cast<size_t>(logits.rows) * sizeof(RowStatistics);
+	size_t		rows = static_cast<size_t>(logits.rows);
+	size_t		bytes = rows * sizeof(RowStatistics);
+	size_t		draw_bytes = cuda_draw_size(logits, rules);
 	RowStatistics *statistics = static_cast<RowStatistics *>(calloc(1, bytes));
+	DrawOrder  *orders = static_cast<DrawOrder *>(calloc(rows, sizeof(DrawOrder)));
 	Reading		reading;
 
-	if (begin_reading(cuda_use(backend), logits, rules, bytes, &reading) && statistics != nullptr)
+	if (begin_reading(cuda_use(backend), logits, rules, draw_bytes + bytes, &reading) &&
+		statistics != nullptr && orders != nullptr)
 	{
-		launch_statistics(&reading, reinterpret_cast<RowStatistics *>(reading.results));
-		cuda_download(backend, statistics, reading.results, bytes);
-		make_choices(&reading, statistics, rules, choices);
+		RowStatistics *on_device = reinterpret_cast<RowStatistics *>(reading.results + draw_bytes);
+
+		launch_statistics(&reading, on_device);
+		cuda_draw(&reading, rules, orders, reading.results, on_device);
+		cuda_download(backend, statistics, on_device, bytes);
+		for (int i = 0; i < logits.rows; i++)
+			if (!rules[i].skipped)
+				choices[i] = Choice{statistics[i].choice.token,
+									statistics[i].choice.logit - statistics[i].log_sum};
 	}
 	end_reading(&reading);
 	free(statistics);
+	free(orders);
 }
 
 void

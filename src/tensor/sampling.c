@@ -1,6 +1,5 @@
 /*
- * sampling.c - see sampling.h. On the host, for every device: rows that a token is drawn from at
- * random are few.
+ * sampling.c - see sampling.h. The definition of a draw, and the processor's way to it: it sorts.
  */
 #include "sampling.h"
 
@@ -73,7 +72,9 @@ sampling_distribution(const float *logits, int vocabulary, const ChoiceRule *rul
 	for (int32_t token = 0; token < vocabulary; token++)
 		if (sampling_allowed(rule, token) && !sampling_banned(rule, token))
 		{
-			candidates[count].logit = logits[token] / rule->temperature;
+			float		scaled = logits[token] / rule->temperature;
+
+			candidates[count].logit = isnan(scaled) ? -INFINITY : scaled;
 			candidates[count++].token = token;
 		}
 	qsort(candidates, (size_t) count, sizeof(SamplingCandidate), compare_candidates);
@@ -109,7 +110,7 @@ sampling_draw(const float *logits, int vocabulary, const ChoiceRule *rule)
 	count = sampling_distribution(logits, vocabulary, rule, candidates);
 	while (i < count - 1 && random >= candidates[i].probability)
 		random -= candidates[i++].probability;
-	token = candidates[i].token;
+	token = count > 0 ? candidates[i].token : -1;
 	free(candidates);
 	return token;
 }

@@ -16,7 +16,8 @@ typedef struct SamplingCandidate
 
 /*
  * Fill candidates (room for vocabulary of them) with the tokens that the rule leaves,
- * most likely first, ties by id; probabilities sum to 1. Returns how many there are.
+ * most likely first, ties by id; probabilities sum to 1. Returns how many there are. A logit that
+ * is NaN counts as minus infinity.
  */
 extern int	sampling_distribution(const float *logits, int vocabulary, const ChoiceRule *rule,
 								  SamplingCandidate *candidates);
@@ -28,8 +29,8 @@ extern int	sampling_distribution(const float *logits, int vocabulary, const Choi
 extern double sampling_random(uint64_t seed, uint64_t counter);
 
 /*
- * Draw a token: the candidate in whose share of [0, 1) the rule's random number falls. -1 when
- * memory is out.
+ * Draw a token: the candidate in whose share of [0, 1) the rule's random number falls; the first
+ * one where its logit is infinite. -1 where there are no candidates, and when memory is out.
  */
 extern int32_t sampling_draw(const float *logits, int vocabulary, const ChoiceRule *rule);
 

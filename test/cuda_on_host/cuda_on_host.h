@@ -141,6 +141,13 @@ __dp4a(int a, int b, int sum)
 	return sum;
 }
 
+/* The upper half of a product. */
+static inline uint64_t
+__umul64hi(uint64_t a, uint64_t b)
+{
+	return (uint64_t) ((unsigned __int128) a * b >> 64);
+}
+
 /* ---- launching ---- */
 
 /* A kernel with its arguments, copied when it is launched. */
