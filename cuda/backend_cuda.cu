@@ -63,6 +63,7 @@ static const BackendOps cuda_ops = {
 	.kv_page_size = cuda_kv_page_size,
 	.kv_destroy = cuda_kv_destroy,
 	.matmul = cuda_matmul,
+	.low_rank = cuda_low_rank,
 	.embed = cuda_embed,
 	.gather = cuda_gather,
 	.layer_norm = cuda_layer_norm,

@@ -218,6 +218,10 @@ extern uint16_t *cuda_round_rows(CudaBackend *cuda, Tensor x, int64_t stride);
 extern void cuda_matmul(Backend *backend, Tensor y, Tensor x, const Weight *weight,
 						Epilogue epilogue);
 
+/* lora.cu */
+extern void cuda_low_rank(Backend *backend, Tensor y, Tensor x, Tensor reduced,
+						  const LowRankGroup *groups, int count);
+
 /* rows.cu */
 extern void cuda_embed(Backend *backend, Tensor y, Tensor table, Tensor ids);
 extern void cuda_gather(Backend *backend, Tensor y, Tensor x, Tensor index);

@@ -114,6 +114,29 @@ warp_largest(float value)
 	return value;
 }
 
+/*
+ * Add up 32 sums over the lanes: lane i gets sum i. At each step a lane keeps one half of its sums
+ * and gives the other away, so it takes 31 exchanges instead of 160. Each sum is added in the tree
+ * of warp_sum.
+ */
+template <int HALF>
+__device__ static inline void
+halve_sums(float *sums)
+{
+	bool		upper = (threadIdx.x & HALF) != 0;
+
+#pragma unroll
+	for (int i = 0; i < HALF; i++)
+	{
+		float		given = upper ? sums[i] : sums[i + HALF];
+		float		kept = upper ? sums[i + HALF] : sums[i];
+
+		sums[i] = kept + __shfl_xor_sync(FULL_MASK, given, HALF);
+	}
+	if constexpr (HALF > 1)
+		halve_sums<HALF / 2>(sums);
+}
+
 /* The warps' results in the order of warps. */
 template<typename Combine>
 __device__ static inline float

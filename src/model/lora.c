@@ -286,29 +286,38 @@ lora_applies(const AdapterRuns *runs, int layer, LoraTarget target)
 	return false;
 }
 
-void
-lora_add(Model *model, const AdapterRuns *runs, int layer, LoraTarget target, Tensor y, Tensor x,
-		 float factor)
+/* The next groups among runs with this target, from run *next on: how many. */
+static int
+gather_groups(const AdapterRuns *runs, int *next, int layer, LoraTarget target, int rows,
+			  float factor, LowRankGroup *groups)
 {
-	const BackendOps *ops = model->backend->ops;
+	int			gathered = 0;
 
-	if (!lora_applies(runs, layer, target))
-		return;
-	for (int i = 0; i < runs->count; i++)
+	for (; *next < runs->count && gathered < LOW_RANK_GROUPS; ++*next)
 	{
-		const AdapterRun *run = &runs->runs[i];
-		int			count = run->first + run->count <= x.rows ? run->count : x.rows - run->first;
+		const AdapterRun *run = &runs->runs[*next];
+		int			count = run->first + run->count <= rows ? run->count : rows - run->first;
 		const LoraPair *pair;
-		Tensor		reduced;
 
 		if (run->adapter == NULL || count < 1 || !run->adapter->pairs[layer][target].present)
 			continue;
 		pair = &run->adapter->pairs[layer][target];
-		reduced = tensor_column_range(tensor_row_range(runs->reduced, run->first, count), 0,
-									  pair->a.outputs);
-		ops->matmul(model->backend, reduced, tensor_row_range(x, run->first, count), &pair->a,
-					EPILOGUE_STORE);
-		ops->matmul(model->backend, tensor_row_range(y, run->first, count), reduced, &pair->b,
-					(Epilogue) {NULL, ACTIVATION_NONE, factor * run->adapter->scale, true});
+		groups[gathered++] = (LowRankGroup) {run->first, count, &pair->a, &pair->b,
+			factor * run->adapter->scale};
 	}
+	return gathered;
+}
+
+void
+lora_add(Model *model, const AdapterRuns *runs, int layer, LoraTarget target, Tensor y, Tensor x,
+		 float factor)
+{
+	LowRankGroup groups[LOW_RANK_GROUPS];
+	int			next = 0;
+	int			count;
+
+	if (!runs->any)
+		return;
+	while ((count = gather_groups(runs, &next, layer, target, x.rows, factor, groups)) > 0)
+		model->backend->ops->low_rank(model->backend, y, x, runs->reduced, groups, count);
 }

@@ -26,7 +26,7 @@
 #include "tensor.h"
 
 /* Raised with every change of this file; a library of another version is refused. */
-#define BACKEND_VERSION 7
+#define BACKEND_VERSION 8
 
 /* Keys in one page of a KvPool. */
 #define KV_PAGE_KEYS 32
@@ -73,6 +73,19 @@ typedef struct Epilogue
 #define EPILOGUE_STORE ((Epilogue) {NULL, ACTIVATION_NONE, 1.0f, false})
 /* Add the plain product: residual connections. */
 #define EPILOGUE_ADD ((Epilogue) {NULL, ACTIVATION_NONE, 1.0f, true})
+
+/* Rows [first, first + count) with low-rank matrices of their own, as an adapter has them. */
+typedef struct LowRankGroup
+{
+	int			first;
+	int			count;			/* at least 1 */
+	const Weight *a;			/* f32 [r, K] */
+	const Weight *b;			/* f32 [N, r] */
+	float		scale;
+} LowRankGroup;
+
+/* Groups of one low_rank at most: those of a step that is recorded (src/model/step.c). */
+#define LOW_RANK_GROUPS 64
 
 /*
  * Keys and values of attention, in pages of KV_PAGE_KEYS keys. One page number
@@ -230,6 +243,13 @@ typedef struct BackendOps
 
 	/* y [R, N] from x [R, K] and weight [N, K]. y and x do not overlap. */
 	void		(*matmul) (Backend *backend, Tensor y, Tensor x, const Weight *weight, Epilogue epilogue);
+	/*
+	 * y [R, N] += scale * B (A x) for the rows of each group, x [R, K]; ranks r may differ. reduced
+	 * f32 [R, the largest r or more, a multiple of 4] is scratch with rows of whole 16 bytes. y, x
+	 * and reduced do not overlap, nor do groups.
+	 */
+	void		(*low_rank) (Backend *backend, Tensor y, Tensor x, Tensor reduced,
+							 const LowRankGroup *groups, int count);
 
 	/* ---- rows ---- */
 

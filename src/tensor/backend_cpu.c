@@ -138,6 +138,7 @@ static const BackendOps cpu_ops = {
 	.kv_page_size = cpu_kv_page_size,
 	.kv_destroy = cpu_kv_destroy,
 	.matmul = cpu_matmul,
+	.low_rank = cpu_low_rank,
 	.embed = cpu_embed,
 	.gather = cpu_gather,
 	.layer_norm = cpu_layer_norm,

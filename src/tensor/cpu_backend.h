@@ -104,6 +104,8 @@ extern void cpu_weight_destroy(Backend *backend, Weight *weight);
 /* cpu_matmul.c */
 extern void cpu_matmul(Backend *backend, Tensor y, Tensor x, const Weight *weight,
 					   Epilogue epilogue);
+extern void cpu_low_rank(Backend *backend, Tensor y, Tensor x, Tensor reduced,
+						 const LowRankGroup *groups, int count);
 
 /* cpu_attention.c */
 extern bool cpu_kv_create(Backend *backend, DataType type, int layers, int pages, int heads,

@@ -278,3 +278,20 @@ cpu_matmul(Backend *backend, Tensor y, Tensor x, const Weight *weight, Epilogue 
 		multiply_rows(&job);
 	}
 }
+
+void
+cpu_low_rank(Backend *backend, Tensor y, Tensor x, Tensor reduced, const LowRankGroup *groups,
+			 int count)
+{
+	for (int i = 0; i < count; i++)
+	{
+		const LowRankGroup *group = &groups[i];
+		Tensor		rows = tensor_row_range(reduced, group->first, group->count);
+		Tensor		product = tensor_column_range(rows, 0, group->a->outputs);
+
+		cpu_matmul(backend, product, tensor_row_range(x, group->first, group->count), group->a,
+				   EPILOGUE_STORE);
+		cpu_matmul(backend, tensor_row_range(y, group->first, group->count), product, group->b,
+				   (Epilogue) {NULL, ACTIVATION_NONE, group->scale, true});
+	}
+}

@@ -23,6 +23,8 @@
 #define __shared__ use_SHARED_instead_of_plain_shared_memory
 #undef __launch_bounds__
 #define __launch_bounds__(...)
+#undef __grid_constant__
+#define __grid_constant__
 
 /* Code of the emulation that the memory checker must not see, see race.cpp. */
 #define UNCHECKED __attribute__((no_sanitize("thread")))

@@ -7,7 +7,6 @@
 #include "adapter_client.h"
 
 #define MODEL_A "test/golden/model-a"
-#define PROMPT "What is in the picture?"
 #define ANSWER_OPTIONS "{\"max_tokens\": 8}"
 #define LONG_OPTIONS "{\"max_tokens\": 150, \"temperature\": 100, \"seed\": 5}"
 #define MANY 12
@@ -29,57 +28,7 @@ static void
 send_question(int fd, uint64_t id, uint32_t role, const AdapterVariant *variant, const char *model,
 			  const char *options, uint32_t flags)
 {
-	uint8_t		bytes[4096];
-	WireWriter	writer;
-
-	wire_writer_begin(&writer, bytes, sizeof(bytes));
-	wire_write_u32(&writer, WIRE_FIELD_FLAGS, flags);
-	wire_write_u32(&writer, WIRE_FIELD_KIND, WIRE_KIND_CHAT);
-	wire_write_u32(&writer, WIRE_FIELD_DATABASE, 1);
-	wire_write_u32(&writer, WIRE_FIELD_ROLE, role);
-	wire_write_bytes(&writer, WIRE_FIELD_PROMPT, PROMPT, strlen(PROMPT));
-	wire_write_bytes(&writer, WIRE_FIELD_OPTIONS, options, strlen(options));
-	if (variant != NULL)
-	{
-		wire_write_bytes(&writer, WIRE_FIELD_ADAPTER, variant->digest, 2 * DIGEST_SIZE);
-		wire_write_bytes(&writer, WIRE_FIELD_ADAPTER_MODEL, model == NULL ? model_hex : model,
-						 2 * DIGEST_SIZE);
-		wire_write_bytes(&writer, WIRE_FIELD_ADAPTER_NAME, "mine", 4);
-	}
-	UNIT_CHECK(client_send_frame(fd, WIRE_REQUEST, id, writer.bytes, writer.used));
-}
-
-/* Read the next frame of a request and check its type. */
-static ClientFrame
-read_type(int fd, uint64_t id, uint32_t type)
-{
-	ClientFrame frame = client_read_frame(fd);
-
-	UNIT_EQUAL_INT(frame.header.type, type);
-	UNIT_EQUAL_INT(frame.header.id, id);
-	return frame;
-}
-
-static void
-expect_need(int fd, uint64_t id)
-{
-	free(read_type(fd, id, WIRE_NEED).payload);
-}
-
-/* The end of a request that needs nothing more: its text, on the heap. */
-static char *
-read_answer(int fd, uint64_t id)
-{
-	ClientFrame frame;
-	char	   *text;
-
-	free(read_type(fd, id, WIRE_STARTED).payload);
-	frame = read_type(fd, id, WIRE_ANSWER);
-	text = calloc(1, (size_t) frame.fields.length[WIRE_FIELD_TEXT] + 1);
-	if (wire_has(&frame.fields, WIRE_FIELD_TEXT))
-		memcpy(text, frame.fields.bytes[WIRE_FIELD_TEXT], frame.fields.length[WIRE_FIELD_TEXT]);
-	free(frame.payload);
-	return text;
+	send_adapted_question(fd, id, role, variant, model == NULL ? model_hex : model, options, flags);
 }
 
 /* The failure of a request, started or not. */

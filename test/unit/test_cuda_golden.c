@@ -5,6 +5,7 @@
  * Not all cases of test_golden.c and test_train.c: through the emulation each costs seconds, and what
  * differs between cases is model code that those tests hold already.
  */
+#include "adapter_variants.h"
 #include "cuda_pair.h"
 #include "train_cases.h"
 
@@ -176,6 +177,82 @@ UNIT_TEST(greedy_answers_match)
 		engine_close(&engine);
 	}
 	json_decref(generation);
+	close_cases(&cases);
+}
+
+/* ---- adapters ---- */
+
+/* None, all targets, and another scale without some of them. */
+#define ADAPTERS 3
+/* After the third token, steps run from a record. */
+#define ADAPTED_TOKENS 5
+
+static Generation *
+ask_with(Engine *engine, const ForwardCases *cases, Adapter *adapter)
+{
+	RequestOptions options;
+	Generation *generation;
+	int			count;
+	const int32_t *ids = golden_values(&cases->tensors, "language_only", ".ids", &count);
+
+	request_options_defaults(&options);
+	options.max_tokens = ADAPTED_TOKENS;
+	options.adapter = adapter;
+	generation = engine_generation(engine, ids, count, NULL, &options);
+	generation->adapter = adapter;
+	generation->eos = -1;
+	return generation;
+}
+
+UNIT_TEST(different_adapters_in_one_batch_change_no_bit)
+{
+	ForwardCases cases = open_cases();
+	AdapterVariant variants[ADAPTERS];
+	Adapter    *adapters[ADAPTERS] = {NULL};
+	Generation *alone[ADAPTERS];
+	Generation *together[2 * ADAPTERS];
+	SchedulerCounters counters;
+	Engine		engine;
+
+	if (getenv("MMGPT_CUDA_LIBRARY") == NULL)
+		UNIT_SKIP(CUDA_SKIPPED);
+	engine = engine_open_on(MODEL_A, open_cuda(), 0, WEIGHTS_F32);
+	variants[1] = variant_make(GOLDEN_ALPHA, NULL);
+	variants[2] = variant_make(4 * GOLDEN_ALPHA, "k_proj");
+	for (int i = 0; i < ADAPTERS; i++)
+	{
+		if (i > 0)
+			adapters[i] = adapter_open_content(engine.model, &variants[i].content,
+											   &engine.status);
+		if (i > 0 && adapters[i] == NULL)
+			engine_bail("adapter", &engine.status);
+		alone[i] = ask_with(&engine, &cases, adapters[i]);
+		engine_run(&engine, &alone[i], 1, NULL);
+	}
+	for (int i = 0; i < 2 * ADAPTERS; i++)
+		together[i] = ask_with(&engine, &cases, adapters[i % ADAPTERS]);
+	engine_run(&engine, together, 2 * ADAPTERS, &counters);
+	UNIT_CHECK(counters.rows > 2 * counters.steps);
+	for (int i = 0; i < 2 * ADAPTERS; i++)
+	{
+		const Generation *other = alone[i % ADAPTERS];
+
+		UNIT_EQUAL_INT(together[i]->count, ADAPTED_TOKENS);
+		UNIT_CHECK(memcmp(together[i]->tokens, other->tokens,
+						  ADAPTED_TOKENS * sizeof(int32_t)) == 0);
+		UNIT_CHECK(memcmp(together[i]->log_probabilities, other->log_probabilities,
+						  ADAPTED_TOKENS * sizeof(float)) == 0);
+	}
+	/* and each adapter does something of its own */
+	for (int i = 0; i < ADAPTERS; i++)
+		UNIT_CHECK(alone[i]->log_probabilities[0] !=
+				   alone[(i + 1) % ADAPTERS]->log_probabilities[0]);
+	for (int i = 1; i < ADAPTERS; i++)
+	{
+		adapter_close(engine.model, adapters[i]);
+		variant_free(&variants[i]);
+	}
+	engine_close(&engine);
 	close_cases(&cases);
 }
 

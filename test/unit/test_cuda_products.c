@@ -211,6 +211,151 @@ UNIT_TEST(products_in_any_order_match)
 		}
 }
 
+/* ---- low-rank products ---- */
+
+enum
+{
+	GROUPS = 5,
+	LOW_RANK_ROWS = 28,
+	MOST_RANK = 36				/* a multiple of 4 */
+};
+
+/* Groups with ranks of their own; rows 11 and 12 have none. */
+static const int group_ranks[GROUPS] = {4, 7, 1, MOST_RANK - 1, 16};
+static const int group_firsts[GROUPS] = {0, 1, 13, 14, 22};
+static const int group_rows[GROUPS] = {1, 10, 1, 8, 6};
+
+/* The groups' matrices on both sides, and their products' operands. */
+typedef struct LowRankCase
+{
+	WeightPair	a[GROUPS];
+	WeightPair	b[GROUPS];
+	LowRankGroup cpu[GROUPS];
+	LowRankGroup cuda[GROUPS];
+	Tensor		y;
+	Tensor		x;
+	Tensor		y_device;
+	Tensor		x_device;
+	Tensor		reduced;		/* on the device */
+} LowRankCase;
+
+static LowRankCase *
+open_low_rank(Pair *pair, int outputs, int inputs)
+{
+	LowRankCase *c = take(sizeof(LowRankCase));
+
+	for (int i = 0; i < GROUPS; i++)
+	{
+		c->a[i] = create_pair(pair, &(Shape) {0, group_ranks[i], inputs}, TYPE_F32);
+		c->b[i] = create_pair(pair, &(Shape) {0, outputs, group_ranks[i]}, TYPE_F32);
+		c->cpu[i] = (LowRankGroup) {group_firsts[i], group_rows[i], &c->a[i].cpu, &c->b[i].cpu,
+									0.5f * (float) (i + 1)};
+		c->cuda[i] = c->cpu[i];
+		c->cuda[i].a = &c->a[i].cuda;
+		c->cuda[i].b = &c->b[i].cuda;
+	}
+	c->y = random_tensor(LOW_RANK_ROWS, outputs);
+	/* of 700 inputs, rows that are read by whole vectors */
+	c->x = random_tensor(LOW_RANK_ROWS, inputs == 700 ? 701 : inputs);
+	c->x.columns = inputs;
+	c->y_device = to_device(pair, c->y);
+	c->x_device = to_device(pair, c->x);
+	c->reduced = tensor_make(NULL, TYPE_F32, LOW_RANK_ROWS, MOST_RANK);
+	c->reduced.data = device_memory(pair, tensor_bytes(c->reduced));
+	return c;
+}
+
+static void
+close_low_rank(Pair *pair, LowRankCase *c)
+{
+	for (int i = 0; i < GROUPS; i++)
+	{
+		destroy_pair(pair, &c->a[i]);
+		destroy_pair(pair, &c->b[i]);
+	}
+}
+
+/* Rows [first, first + count) of a group, computed without all others. */
+static void
+check_rows_alone(Pair *pair, const LowRankCase *c, int group, int first, int count)
+{
+	Tensor		alone = to_device(pair, tensor_row_range(c->y, first, count));
+	LowRankGroup only = c->cuda[group];
+
+	only.first = 0;
+	only.count = count;
+	pair->cuda->ops->low_rank(pair->cuda, alone, tensor_row_range(c->x_device, first, count),
+							  c->reduced, &only, 1);
+	same_rows(pair, "low rank", c->y_device, first, alone);
+}
+
+UNIT_TEST(low_rank_products_of_several_adapters_match)
+{
+	static const int inputs[] = {5, 65, 96, 700};
+	static const int outputs[] = {1, 37, 130, 260};
+
+	for (int i = 0; i < 4; i++)
+	{
+		LowRankCase *c;
+		Tensor		scratch;
+		Tensor		before;
+		Pair		pair;
+
+		if (!pair_open(&pair))
+			UNIT_SKIP(CUDA_SKIPPED);
+		c = open_low_rank(&pair, outputs[i], inputs[i]);
+		scratch = random_tensor(LOW_RANK_ROWS, MOST_RANK);
+		before = copy_tensor(c->y);
+		pair.cuda->ops->low_rank(pair.cuda, c->y_device, c->x_device, c->reduced, c->cuda, GROUPS);
+		for (int g = 0; g < GROUPS; g++)
+		{
+			/* c->y still holds what y was: the processor's turn comes after */
+			check_rows_alone(&pair, c, g, group_firsts[g], group_rows[g]);
+			check_rows_alone(&pair, c, g, group_firsts[g] + group_rows[g] - 1, 1);
+		}
+		pair.cpu->ops->low_rank(pair.cpu, c->y, c->x, scratch, c->cpu, GROUPS);
+		same_result(&pair, "low rank", c->y_device, c->y, TOLERANCE);
+		same_rows(&pair, "rows without a group", c->y_device, 11,
+				  to_device(&pair, tensor_row_range(before, 11, 2)));
+		close_low_rank(&pair, c);
+		pair_close(&pair);
+	}
+}
+
+UNIT_TEST(as_many_adapters_as_a_call_may_have_match)
+{
+	enum {OUTPUTS = 33, INPUTS = 20};
+	LowRankGroup groups[2][LOW_RANK_GROUPS];
+	LowRankCase *c;
+	Tensor		y;
+	Tensor		x;
+	Tensor		y_device;
+	Tensor		reduced;
+	Pair		pair;
+
+	if (!pair_open(&pair))
+		UNIT_SKIP(CUDA_SKIPPED);
+	c = open_low_rank(&pair, OUTPUTS, INPUTS);
+	for (int i = 0; i < LOW_RANK_GROUPS; i++)
+	{
+		groups[0][i] = c->cpu[i % GROUPS];
+		groups[1][i] = c->cuda[i % GROUPS];
+		groups[0][i].first = groups[1][i].first = i;
+		groups[0][i].count = groups[1][i].count = 1;
+	}
+	y = random_tensor(LOW_RANK_GROUPS, OUTPUTS);
+	x = random_tensor(LOW_RANK_GROUPS, INPUTS);
+	y_device = to_device(&pair, y);
+	reduced = tensor_make(take(LOW_RANK_GROUPS * MOST_RANK * sizeof(float)), TYPE_F32,
+						  LOW_RANK_GROUPS, MOST_RANK);
+	pair.cuda->ops->low_rank(pair.cuda, y_device, to_device(&pair, x), to_device(&pair, reduced),
+							 groups[1], LOW_RANK_GROUPS);
+	pair.cpu->ops->low_rank(pair.cpu, y, x, reduced, groups[0], LOW_RANK_GROUPS);
+	same_result(&pair, "low rank", y_device, y, TOLERANCE);
+	close_low_rank(&pair, c);
+	pair_close(&pair);
+}
+
 UNIT_TEST(stored_codes_are_taken_over)
 {
 	for (DataType type = TYPE_Q8; type <= TYPE_Q4; type++)
