@@ -2,8 +2,8 @@
  * mma.h - tensor cores and what feeds them: instructions that C++ has no words for, as PTX under
  * nvcc (sm_80 and later) and as calls of the emulation on the host (test/cuda_on_host).
  *
- * All but copy_async, wait_for_copies, pack_bf16 and power_of_two are done by whole warps. A matrix
- * lies over the lanes of a warp as PTX's manual tells for mma.m16n8k16; with g = lane / 4 and
+ * All but copies, pack_bf16 and power_of_two are done by whole warps. A matrix lies over the lanes of
+ * a warp as PTX's manual tells for mma.m16n8k16 and, of bytes, m16n8k32; with g = lane / 4 and
  * t = lane % 4 a lane has
  *
  *	a [16, 16]	four words: rows g, g + 8, g, g + 8; columns 2t, 2t + 1 of the left half of the
@@ -11,7 +11,13 @@
  *	b [16, 8]	two words: rows 2t, 2t + 1 of the upper and of the lower half; column g
  *	c [16, 8]	four f32: row g, columns 2t, 2t + 1; row g + 8, the same columns
  *
- * where a word is two bf16, the first in its lower half.
+ * where a word is two bf16, the first in its lower half; and for bytes, of which a word is four, the
+ * first the lowest
+ *
+ *	a [16, 32]	four words: rows g, g + 8, g, g + 8; columns 4t .. 4t + 3 of the left half of the
+ *				matrix in the first two, of the right half in the others
+ *	b [32, 8]	two words: rows 4t .. 4t + 3 of the upper and of the lower half; column g
+ *	c, d [16, 8] as above, of integers
  */
 #ifndef MMGPT_MMA_H
 #define MMGPT_MMA_H
@@ -36,6 +42,21 @@ mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b_upper, uint32_t b_low
 				 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b_upper), "r"(b_lower));
 #else
 	host_mma_bf16(c, a, b_upper, b_lower);
+#endif
+}
+
+/* d = a b + c, of signed bytes, summed in 32 bits: exactly. */
+__device__ static inline void
+mma_s8(int32_t (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const int32_t (&c)[4])
+{
+#ifdef __CUDACC__
+	asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
+		"{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
+		: "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+		: "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]),
+		  "r"(c[0]), "r"(c[1]), "r"(c[2]), "r"(c[3]));
+#else
+	host_mma_s8(d, a, b, c);
 #endif
 }
 
@@ -96,7 +117,22 @@ copy_async(uint4 *base, int offset, const uint4 *from, bool look)
 				   "r"(look ? 16 : 0)
 				 : "memory");
 #else
-	host_copy_later(base + offset, look ? from : NULL);
+	host_copy_later(base + offset, look ? from : NULL, sizeof(*from));
+#endif
+}
+
+/* The same for 8 bytes. */
+__device__ static inline void
+copy_async(uint2 *to, const uint2 *from)
+{
+#ifdef __CUDACC__
+	asm volatile("cp.async.ca.shared.global [%0], [%1], 8;"
+				 :
+				 : "r"(static_cast<unsigned>(__cvta_generic_to_shared(to))),
+				   "l"(__cvta_generic_to_global(from))
+				 : "memory");
+#else
+	host_copy_later(to, from, sizeof(*from));
 #endif
 }
 
@@ -107,7 +143,30 @@ wait_for_copies(void)
 #ifdef __CUDACC__
 	asm volatile("cp.async.wait_all;" : : : "memory");
 #else
-	host_copy_now();
+	host_copy_now(HOST_ALL_COPIES);
+#endif
+}
+
+/* Make a group of the copies that this thread began since the last one; it may be empty. */
+__device__ static inline void
+close_copies(void)
+{
+#ifdef __CUDACC__
+	asm volatile("cp.async.commit_group;" : : : "memory");
+#else
+	host_close_copies();
+#endif
+}
+
+/* Wait for all groups of this thread but the NEWEST ones. */
+template <int NEWEST>
+__device__ static inline void
+wait_for_groups(void)
+{
+#ifdef __CUDACC__
+	asm volatile("cp.async.wait_group %0;" : : "n"(NEWEST) : "memory");
+#else
+	host_copy_now(NEWEST);
 #endif
 }
 

@@ -22,6 +22,7 @@ typedef struct Operands
 
 static std::deque<HostCopy> copies[MOST_THREADS];
 static int	copy_count;			/* of all threads */
+static unsigned closed_groups[MOST_THREADS];
 
 /* The pointers that all lanes of the warp give. */
 template <typename T>
@@ -71,6 +72,28 @@ host_mma_bf16(float *c, const uint32_t *a, uint32_t b_upper, uint32_t b_lower)
 	have_looked();
 }
 
+/* By words of four bytes. */
+void
+host_mma_s8(int32_t *d, const uint32_t *a, const uint32_t *b, const int32_t *c)
+{
+	Operands	mine = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
+	const Operands *const *lanes = show_to_warp(&mine);
+	int			lane = (int) (threadIdx.x % WARP);
+
+	for (int i = 0; i < 4; i++)
+	{
+		int			row = lane / 4;
+		int			column = lane % 4 * 2 + i % 2;
+		int32_t		sum = c[i];
+
+		for (int word = 0; word < 8; word++)
+			sum = __dp4a((int) lanes[row * 4 + word % 4]->a[word / 4 * 2 + i / 2],
+						 (int) lanes[column * 4 + word % 4]->b[word / 4], sum);
+		d[i] = sum;
+	}
+	have_looked();
+}
+
 void
 host_give_row(uint32_t x, uint32_t y, uint32_t z, uint32_t w, bool transposed, uint32_t *to)
 {
@@ -95,18 +118,31 @@ host_give_row(uint32_t x, uint32_t y, uint32_t z, uint32_t w, bool transposed, u
 }
 
 void
-host_copy_later(uint4 *to, const uint4 *from)
+host_copy_later(void *to, const void *from, size_t bytes)
 {
-	copies[emulator_place().thread].push_back({to, from});
+	unsigned	thread = emulator_place().thread;
+
+	if ((uintptr_t) to % bytes != 0 || (uintptr_t) from % bytes != 0)
+		emulator_error("copies %zu bytes from %p to %p", bytes, from, to);
+	copies[thread].push_back({to, from, bytes, closed_groups[thread]});
 	copy_count++;
 }
 
-bool
-host_next_copy(HostCopy *copy)
+void
+host_close_copies(void)
 {
-	std::deque<HostCopy> *queue = &copies[emulator_place().thread];
+	closed_groups[emulator_place().thread]++;
+}
 
-	if (queue->empty())
+bool
+host_next_copy(HostCopy *copy, int newest)
+{
+	unsigned	thread = emulator_place().thread;
+	std::deque<HostCopy> *queue = &copies[thread];
+
+	if (queue->empty() ||
+		(newest != HOST_ALL_COPIES &&
+		 queue->front().group + (unsigned) newest >= closed_groups[thread]))
 		return false;
 	*copy = queue->front();
 	queue->pop_front();

@@ -10,6 +10,7 @@
 #include "cuda_on_host.h"
 
 extern void host_mma_bf16(float *c, const uint32_t *a, uint32_t b_upper, uint32_t b_lower);
+extern void host_mma_s8(int32_t *d, const uint32_t *a, const uint32_t *b, const int32_t *c);
 
 /* Give the words of a row to the warp; those of the lane in the four matrices. */
 extern void host_give_row(uint32_t x, uint32_t y, uint32_t z, uint32_t w, bool transposed,
@@ -22,26 +23,42 @@ host_load_matrices(const uint4 *row, bool transposed, uint32_t *to)
 	host_give_row(row->x, row->y, row->z, row->w, transposed, to);
 }
 
-/* A copy of 16 bytes; from NULL: zeros. */
+/* A copy of 8 or 16 bytes; from NULL: zeros. */
 typedef struct HostCopy
 {
-	uint4	   *to;
-	const uint4 *from;
+	void	   *to;
+	const void *from;
+	size_t		bytes;
+	unsigned	group;			/* of the thread */
 } HostCopy;
 
 /* Remember a copy of the running thread. */
-extern void host_copy_later(uint4 *to, const uint4 *from);
-/* Take the oldest that is remembered; false: there is none. */
-extern bool host_next_copy(HostCopy *copy);
+extern void host_copy_later(void *to, const void *from, size_t bytes);
+/* Copies from now on are of the next group. */
+extern void host_close_copies(void);
+/* Take the oldest that is remembered, and not of the newest groups; false: there is none. */
+extern bool host_next_copy(HostCopy *copy, int newest);
+/* In place of a number of groups: also what is in none. */
+#define HOST_ALL_COPIES (-1)
+
+template <typename T>
+static inline void
+host_copy_vector(const HostCopy *copy)
+{
+	*(T *) copy->to = copy->from == NULL ? T{} : *(const T *) copy->from;
+}
 
 /* As late as a device may copy, so that who reads without waiting finds nothing. */
 static inline void
-host_copy_now(void)
+host_copy_now(int newest)
 {
 	HostCopy	copy;
 
-	while (host_next_copy(&copy))
-		*copy.to = copy.from == NULL ? make_uint4(0, 0, 0, 0) : *copy.from;
+	while (host_next_copy(&copy, newest))
+		if (copy.bytes == sizeof(uint4))
+			host_copy_vector<uint4>(&copy);
+		else
+			host_copy_vector<uint2>(&copy);
 }
 
 #endif

@@ -13,6 +13,7 @@
 #define DEPTH 16
 #define COLUMNS 8
 #define NUMBERS 256
+#define TURNS 5
 
 /* One product, in memory that host and device take turns with. */
 typedef struct Product
@@ -34,6 +35,24 @@ typedef struct Numbers
 	uint4		vectors[WARP];
 	uint4		copied[WARP];				/* the even ones of vectors */
 } Numbers;
+
+/* One product of bytes. */
+typedef struct ByteProduct
+{
+	int8_t		a[ROWS][2 * DEPTH];
+	int8_t		b[2 * DEPTH][COLUMNS];
+	int32_t		c[ROWS][COLUMNS];
+	int32_t		sum[ROWS][COLUMNS];		/* c + a b */
+} ByteProduct;
+
+/* Rounds of copies, the next two under way while one is read. */
+typedef struct Copies
+{
+	uint4		vectors[TURNS][WARP];
+	uint2		halves[TURNS][WARP];
+	uint4		copied[TURNS][WARP];	/* each lane's is the vector of the lane across */
+	uint2		copied_halves[TURNS][WARP];
+} Copies;
 
 static int	tests;
 static int	failures;
@@ -93,6 +112,69 @@ number_kernel(Numbers *p)
 	wait_for_copies();
 	__syncthreads();
 	p->copied[lane] = copied[WARP - 1 - lane];
+}
+
+/* Elements by their numbers in a lane's registers, as the PTX manual has them. */
+__global__ static void
+byte_product_kernel(ByteProduct *p)
+{
+	int			group = static_cast<int>(threadIdx.x) / 4;
+	int			thread = static_cast<int>(threadIdx.x) % 4;
+	uint32_t	a[4] = {};
+	uint32_t	b[2] = {};
+	int32_t		c[4];
+	int32_t		sum[4];
+
+	for (int i = 0; i < 16; i++)
+	{
+		int			row = i < 4 || (i >= 8 && i < 12) ? group : group + 8;
+		int			column = thread * 4 + (i & 3) + (i >= 8 ? 16 : 0);
+
+		a[i / 4] |= static_cast<uint32_t>(static_cast<uint8_t>(p->a[row][column])) << i % 4 * 8;
+	}
+	for (int i = 0; i < 8; i++)
+	{
+		int			row = thread * 4 + (i & 3) + (i >= 4 ? 16 : 0);
+
+		b[i / 4] |= static_cast<uint32_t>(static_cast<uint8_t>(p->b[row][group])) << i % 4 * 8;
+	}
+	for (int i = 0; i < 4; i++)
+		c[i] = p->c[i < 2 ? group : group + 8][thread * 2 + (i & 1)];
+	mma_s8(sum, a, b, c);
+	for (int i = 0; i < 4; i++)
+		p->sum[i < 2 ? group : group + 8][thread * 2 + (i & 1)] = sum[i];
+}
+
+__device__ static inline void
+start_copies(const Copies *p, int turn, uint4 *vectors, uint2 *halves)
+{
+	int			lane = static_cast<int>(threadIdx.x);
+
+	if (turn < TURNS)
+	{
+		copy_async(vectors, turn % 3 * WARP + lane, &p->vectors[turn][lane], true);
+		copy_async(&halves[turn % 3 * WARP + lane], &p->halves[turn][lane]);
+	}
+	close_copies();
+}
+
+__global__ static void
+copy_kernel(Copies *p)
+{
+	SHARED(uint4, vectors, 3 * WARP);
+	SHARED(uint2, halves, 3 * WARP);
+	int			lane = static_cast<int>(threadIdx.x);
+
+	start_copies(p, 0, vectors, halves);
+	start_copies(p, 1, vectors, halves);
+	for (int turn = 0; turn < TURNS; turn++)
+	{
+		wait_for_groups<1>();
+		__syncthreads();
+		start_copies(p, turn + 2, vectors, halves);
+		p->copied[turn][lane] = vectors[turn % 3 * WARP + WARP - 1 - lane];
+		p->copied_halves[turn][lane] = halves[turn % 3 * WARP + WARP - 1 - lane];
+	}
 }
 
 /* ---- the host's side ---- */
@@ -269,6 +351,80 @@ test_numbers(void)
 	check(copied, "copies, and zeros in place of what is not looked at");
 }
 
+static uint32_t
+random_bits(void)
+{
+	static uint32_t state = 1;
+
+	state = state * 1664525u + 1013904223u;
+	return state >> 8;
+}
+
+/* Whether the kernel gives what three loops give. */
+static bool
+is_right(ByteProduct *p)
+{
+	run_on_device(byte_product_kernel, p);
+	for (int r = 0; r < ROWS; r++)
+		for (int n = 0; n < COLUMNS; n++)
+		{
+			int32_t		sum = p->c[r][n];
+
+			for (int k = 0; k < 2 * DEPTH; k++)
+				sum += p->a[r][k] * p->b[k][n];
+			if (p->sum[r][n] != sum)
+				return false;
+		}
+	return true;
+}
+
+static void
+test_products_of_bytes(void)
+{
+	ByteProduct	p = {};
+	bool		right = true;
+
+	for (int turn = 0; turn < 20; turn++)
+	{
+		for (int i = 0; i < ROWS * 2 * DEPTH; i++)
+			p.a[i / (2 * DEPTH)][i % (2 * DEPTH)] = static_cast<int8_t>(random_bits());
+		for (int i = 0; i < 2 * DEPTH * COLUMNS; i++)
+			p.b[i / COLUMNS][i % COLUMNS] = static_cast<int8_t>(random_bits());
+		for (int i = 0; i < ROWS * COLUMNS; i++)
+			p.c[i / COLUMNS][i % COLUMNS] = static_cast<int32_t>(random_bits()) - (1 << 23);
+		right = right && is_right(&p);
+	}
+	check(right, "products of random bytes are those of three loops");
+	memset(p.a, -128, sizeof(p.a));
+	memset(p.b, -128, sizeof(p.b));
+	check(is_right(&p), "the largest product of bytes is exact");
+	memset(p.b, 127, sizeof(p.b));
+	check(is_right(&p), "the smallest product of bytes is exact");
+}
+
+static void
+test_groups_of_copies(void)
+{
+	Copies		p = {};
+	bool		right = true;
+
+	for (int i = 0; i < TURNS * WARP; i++)
+	{
+		p.vectors[i / WARP][i % WARP] = make_uint4(random_bits(), random_bits(), random_bits(),
+												   random_bits());
+		p.halves[i / WARP][i % WARP] = make_uint2(random_bits(), random_bits());
+	}
+	run_on_device(copy_kernel, &p);
+	for (int turn = 0; turn < TURNS; turn++)
+		for (int lane = 0; lane < WARP; lane++)
+			right = right &&
+				memcmp(&p.copied[turn][lane], &p.vectors[turn][WARP - 1 - lane],
+					   sizeof(uint4)) == 0 &&
+				memcmp(&p.copied_halves[turn][lane], &p.halves[turn][WARP - 1 - lane],
+					   sizeof(uint2)) == 0;
+	check(right, "copies arrive in the order of their groups");
+}
+
 int
 main(void)
 {
@@ -276,6 +432,8 @@ main(void)
 	test_products();
 	test_zeros();
 	test_numbers();
+	test_products_of_bytes();
+	test_groups_of_copies();
 	printf("1..%d\n", tests);
 	return failures == 0 ? 0 : 1;
 }

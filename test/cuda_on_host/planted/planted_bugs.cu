@@ -234,6 +234,53 @@ run_good_copy(void)
 	LAUNCH(copy_kernel, 1, WARP, 0, stream, memory, true, true);
 }
 
+/* The second group is empty. */
+__global__ static void
+group_kernel(float *x, bool waits)
+{
+	SHARED(uint2, part, WARP);
+	int			thread = static_cast<int>(threadIdx.x);
+
+	copy_async(part + thread, reinterpret_cast<const uint2 *>(x) + thread);
+	close_copies();
+	close_copies();
+	if (waits)
+		wait_for_groups<1>();
+	else
+		wait_for_groups<2>();
+	__syncthreads();
+	x[4 * WARP + thread] = __uint_as_float(part[WARP - 1 - thread].x);
+	wait_for_copies();
+}
+
+static void
+run_good_groups(void)
+{
+	LAUNCH(group_kernel, 1, WARP, 0, stream, memory, true);
+}
+
+static void
+run_unawaited_group(void)
+{
+	LAUNCH(group_kernel, 1, WARP, 0, stream, memory, false);
+}
+
+__global__ static void
+crooked_copy_kernel(float *x)
+{
+	SHARED(uint2, part, WARP + 1);
+
+	copy_async(reinterpret_cast<uint2 *>(reinterpret_cast<float *>(part + threadIdx.x) + 1),
+			   reinterpret_cast<const uint2 *>(x) + threadIdx.x);
+	wait_for_copies();
+}
+
+static void
+run_crooked_copy(void)
+{
+	LAUNCH(crooked_copy_kernel, 1, WARP, 0, stream, memory);
+}
+
 static void
 run_unawaited_copy(void)
 {
@@ -307,11 +354,14 @@ static const struct
 }			bugs[] = {
 	{"kernels without a mistake pass", run_good, 0},
 	{"copies without a mistake pass", run_good_copy, 0},
+	{"groups of copies without a mistake pass", run_good_groups, 0},
 	{"a missing barrier", run_missing_barrier, RACE},
 	{"a return before a barrier", run_early_return, ALL},
 	{"a lane that returns before a shuffle", run_lane_returns, ALL},
 	{"a lane that returns before a product of matrices", run_incomplete_product, ALL},
 	{"a copy that nobody waits for", run_unawaited_copy, ALL},
+	{"a group of copies that is waited for too late", run_unawaited_group, RACE},
+	{"a copy to a place between vectors", run_crooked_copy, ALL},
 	{"a barrier missing behind copies", run_copy_without_barrier, RACE},
 	{"a matrix that begins between vectors", run_crooked_matrix, ASAN},
 	{"two barriers in one block", run_two_barriers, ALL},
