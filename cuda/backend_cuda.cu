@@ -134,6 +134,7 @@ begin_device(CudaBackend *cuda, Status *status)
 						  "CUDA device %d (%s) has compute capability %d.%d, %d.0 is needed",
 						  cuda->device, properties.name, properties.major, properties.minor,
 						  LEAST_MAJOR);
+	cuda->multiprocessors = properties.multiProcessorCount;
 	snprintf(cuda->description, sizeof(cuda->description), "cuda:%d %s", cuda->device,
 			 properties.name);
 	return true;
@@ -153,7 +154,7 @@ cuda_open(int device, bool any_order, Status *status)
 	cuda->device = device;
 	cuda->any_order = any_order;
 	if (begin_device(cuda, status) && cuda_memory_begin(cuda, status) &&
-		cublas_begin(cuda, status))
+		cublas_begin(cuda, status) && cuda_quantized_begin(cuda, status))
 		return &cuda->base;
 	cuda_close(&cuda->base);
 	return nullptr;

@@ -74,6 +74,7 @@ typedef struct CudaBackend
 	uint64_t	step_count;
 	bool		records_nothing;	/* a record failed */
 
+	int			multiprocessors;
 	char		description[320];
 } CudaBackend;
 
@@ -89,14 +90,38 @@ product_size(int size)
 	return (size + PRODUCT_UNIT - 1) / PRODUCT_UNIT * PRODUCT_UNIT;
 }
 
+/* Rows of quantised weights, and of x for them, are padded to whole steps of so many inputs. */
+#define QUANTIZED_STEP 128
+
+/*
+ * Where the code of an input lies in its row. A tensor core wants eight inputs of each block in
+ * each of four lanes; a vector of 16 bytes is all that one lane needs of two blocks in 8 bits, or
+ * of four in 4 bits. In 8 bits, the byte:
+ */
+__host__ __device__ static inline int64_t
+place_of_q8(int64_t input)
+{
+	return input / 64 * 64 + input % 32 / 8 * 16 + input % 64 / 32 * 8 + input % 8;
+}
+
+/*
+ * In 4 bits, the byte with the code, plus 8, of this input in the low half or, from the fifth of
+ * each eight inputs on, in the high half.
+ */
+__host__ __device__ static inline int64_t
+place_of_q4(int64_t input)
+{
+	return input / 128 * 64 + input % 32 / 8 * 16 + input % 128 / 32 * 4 + input % 4;
+}
+
 /* A weight on the device; Weight.data points to it. N here is product_size of its outputs. */
 typedef struct CudaWeight
 {
-	/* f32, bf16: [N, stride]; q8: codes [N, stride]; q4: words, see weight.cu; rows of 16 bytes */
+	/* [N, stride]: f32, bf16, or codes where place_of_q8 and place_of_q4 say */
 	void	   *values;
-	uint16_t   *scales;			/* q8, q4: bf16 [N, blocks] */
+	uint16_t   *scales;			/* q8, q4: bf16 [N, stride / QUANTIZED_BLOCK] */
 	int64_t		stride;			/* inputs from row to row, zeros behind the last */
-	/* bf16: the algorithm for any number of rows; quantised: for the values as bf16 */
+	/* for any number of rows; forward of bf16 only, backward of quantised values as bf16 */
 	cublasLtMatmulAlgo_t forward;
 	cublasLtMatmulAlgo_t backward;
 } CudaWeight;
@@ -221,6 +246,11 @@ extern void cuda_matmul(Backend *backend, Tensor y, Tensor x, const Weight *weig
 /* lora.cu */
 extern void cuda_low_rank(Backend *backend, Tensor y, Tensor x, Tensor reduced,
 						  const LowRankGroup *groups, int count);
+/* quantized_product.cu */
+extern bool cuda_quantized_begin(CudaBackend *cuda, Status *status);
+/* cuda_matmul for a weight in 8 or 4 bits and a limited number of rows. */
+extern void cuda_quantized_product(CudaBackend *cuda, Tensor y, Tensor x, const Weight *weight,
+								   const Epilogue *epilogue);
 
 /* rows.cu */
 extern void cuda_embed(Backend *backend, Tensor y, Tensor table, Tensor ids);

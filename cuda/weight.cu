@@ -5,9 +5,8 @@
  * kernel reads nothing else:
  *
  *	f32, bf16	[N, stride]
- *	q8			codes int8 [N, blocks * 32], scales bf16 [N, blocks]
- *	q4			[N, blocks] vectors of 32 codes without sign (code + 8): of word i of a vector, the
- *				low half of byte j is input 8 i + j, the high half input 8 i + 4 + j; scales as q8
+ *	q8, q4		codes [N, stride], in steps of 128 inputs in the order that tensor cores want
+ *				(place_of_q8, place_of_q4); scales bf16 [N, stride / 32]
  *
  * N is rounded up to PRODUCT_UNIT by outputs of zeros.
  *
@@ -30,7 +29,8 @@ typedef struct WeightMaker
 	DataType	format;
 	int64_t		stride;			/* inputs of a row, padded */
 	size_t		row_bytes;
-	int			blocks;
+	int			blocks;			/* of a row as a file has it */
+	int64_t		scale_stride;	/* blocks of a padded row */
 	float	   *values;			/* one row, f32 [stride] */
 	uint8_t    *codes;			/* one row as a file has it */
 } WeightMaker;
@@ -48,7 +48,7 @@ input_bytes(DataType format, int64_t inputs)
 static int64_t
 padded_inputs(DataType format, int inputs)
 {
-	int			unit = format == TYPE_F32 ? 4 : format == TYPE_BF16 ? 8 : QUANTIZED_BLOCK;
+	int			unit = format == TYPE_F32 ? 4 : format == TYPE_BF16 ? 8 : QUANTIZED_STEP;
 
 	return (static_cast<int64_t>(inputs) + unit - 1) / unit * unit;
 }
@@ -84,13 +84,15 @@ lay_out_codes(const WeightMaker *maker, uint8_t *to)
 	if (maker->format == TYPE_Q8)
 	{
 		memset(to, 0, maker->row_bytes);
-		memcpy(to, maker->codes, static_cast<size_t>(maker->inputs));
+		for (int i = 0; i < maker->inputs; i += 8)	/* eight lie together */
+			memcpy(to + place_of_q8(i), maker->codes + i,
+				   static_cast<size_t>(maker->inputs - i < 8 ? maker->inputs - i : 8));
 		return;
 	}
 	for (int64_t i = 0; i < maker->stride; i++)
 	{
 		int			code = i >= maker->inputs ? 8 : maker->codes[i / 2] >> i % 2 * 4 & 15;
-		uint8_t    *byte = &to[i / 8 * 4 + i % 4];
+		uint8_t    *byte = &to[place_of_q4(i)];
 
 		*byte = static_cast<uint8_t>(i % 8 < 4 ? code : *byte | code << 4);
 	}
@@ -158,7 +160,7 @@ upload_parts(Backend *backend, const WeightMaker *maker, const CudaWeight *weigh
 		{
 			const WeightPart *part = &maker->parts[i];
 			int			here = part->outputs - first < most ? part->outputs - first : most;
-			size_t		blocks = static_cast<size_t>(maker->blocks);
+			size_t		blocks = static_cast<size_t>(maker->scale_stride);
 
 			for (int r = 0; r < here; r++)
 				if (!make_row(maker, part, first + r,
@@ -183,7 +185,8 @@ convert_parts(Backend *backend, WeightMaker *maker, const CudaWeight *weight, St
 {
 	size_t		rows_bytes = CHUNK_BYTES + 2 * maker->row_bytes;
 	size_t		row_count = CHUNK_BYTES / maker->row_bytes + 1;
-	size_t		scale_bytes = row_count * static_cast<size_t>(maker->blocks) * sizeof(uint16_t);
+	size_t		scale_count = row_count * static_cast<size_t>(maker->scale_stride);
+	size_t		scale_bytes = scale_count * sizeof(uint16_t);
 	size_t		value_bytes = static_cast<size_t>(maker->stride) * sizeof(float);
 	uint8_t    *memory = static_cast<uint8_t *>(calloc(1, rows_bytes + scale_bytes +
 													   2 * value_bytes + 64));
@@ -217,7 +220,7 @@ allocate_outputs(Backend *backend, int outputs, size_t bytes, Status *status)
 	return memory;
 }
 
-/* One algorithm for each direction of the products of a bf16 weight. */
+/* One algorithm for each direction of the products of a weight that are cuBLASLt's. */
 static bool
 pin_algorithms(CudaBackend *cuda, const Weight *weight, Status *status)
 {
@@ -229,7 +232,7 @@ pin_algorithms(CudaBackend *cuda, const Weight *weight, Status *status)
 		return true;
 	if (weight->type != TYPE_BF16 && outputs > DEQUANTIZED_OUTPUTS)
 		outputs = DEQUANTIZED_OUTPUTS;	/* so many are multiplied at a time */
-	return ((weight->type != TYPE_BF16 && !cuda->any_order) ||
+	return (weight->type != TYPE_BF16 ||
 			cublas_pin(cuda, outputs, depth, on_device->stride, true, &on_device->forward,
 					   status)) &&
 		cublas_pin(cuda, weight->inputs, outputs, on_device->stride, false, &on_device->backward,
@@ -258,7 +261,8 @@ cuda_weight_create(Backend *backend, const WeightPart *parts, int count, int inp
 	maker.stride = padded_inputs(format, inputs);
 	maker.row_bytes = input_bytes(format, maker.stride);
 	maker.blocks = quantized_blocks(inputs);
-	scale_bytes = quantized ? static_cast<size_t>(maker.blocks) * sizeof(uint16_t) : 0;
+	maker.scale_stride = maker.stride / QUANTIZED_BLOCK;
+	scale_bytes = quantized ? static_cast<size_t>(maker.scale_stride) * sizeof(uint16_t) : 0;
 	on_device = static_cast<CudaWeight *>(calloc(1, sizeof(CudaWeight)));
 	if (on_device == nullptr)
 		return status_out_of_memory(status, sizeof(CudaWeight));
@@ -308,11 +312,10 @@ cuda_weight_update(Backend *backend, Weight *weight, Tensor values, bool transpo
 	});
 }
 
-/* Code of an input of a q4 weight; see above. */
 __device__ static inline int
 q4_code(const uint8_t *row, int input)
 {
-	int			byte = row[input / 8 * 4 + input % 4];
+	int			byte = row[place_of_q4(input)];
 
 	return (input % 8 < 4 ? byte & 15 : byte >> 4) - 8;
 }
@@ -336,7 +339,7 @@ cuda_weight_as_bf16(CudaBackend *cuda, const Weight *weight, int first, int coun
 	for_each_element(cuda, outputs, static_cast<int>(stride),
 					 [=] __device__ (int64_t output, int input) {
 		const uint8_t *row = codes + output * row_bytes;
-		int			code = four ? q4_code(row, input) : static_cast<int8_t>(row[input]);
+		int			code = four ? q4_code(row, input) : static_cast<int8_t>(row[place_of_q8(input)]);
 
 		values[output * stride + input] = round_to_bf16(
 			static_cast<float>(code) *

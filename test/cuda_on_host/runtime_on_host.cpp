@@ -33,6 +33,8 @@
 #define FILL_LIMIT ((size_t) 16 << 20)
 /* What the emulated device claims to have; CUDA_ON_HOST_MEMORY_MB overrides it. */
 #define DEFAULT_MEMORY_MB 2048
+/* So few that matrices of tests are large for them. */
+#define MULTIPROCESSORS 4
 /* A number N here makes the N-th kernel fail as a broken device does, and all that follow. */
 #define FAILURE_VARIABLE "CUDA_ON_HOST_FAILS_AT"
 
@@ -452,6 +454,7 @@ cudaGetDeviceProperties(cudaDeviceProp *properties, int device)
 	memset(properties, 0, sizeof(*properties));
 	snprintf(properties->name, sizeof(properties->name), "emulated on the host");
 	properties->major = 9;
+	properties->multiProcessorCount = MULTIPROCESSORS;
 	properties->sharedMemPerBlockOptin = SHARED_LIMIT;
 	properties->totalGlobalMem = memory_total();
 	return cudaSuccess;
