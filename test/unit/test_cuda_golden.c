@@ -190,15 +190,16 @@ UNIT_TEST(greedy_answers_match)
 static Generation *
 ask_with(Engine *engine, const ForwardCases *cases, Adapter *adapter)
 {
-	RequestOptions options;
+	/* as long as the generation */
+	RequestOptions *options = arena_take(engine->arena, sizeof(RequestOptions));
 	Generation *generation;
 	int			count;
 	const int32_t *ids = golden_values(&cases->tensors, "language_only", ".ids", &count);
 
-	request_options_defaults(&options);
-	options.max_tokens = ADAPTED_TOKENS;
-	options.adapter = adapter;
-	generation = engine_generation(engine, ids, count, NULL, &options);
+	request_options_defaults(options);
+	options->max_tokens = ADAPTED_TOKENS;
+	options->adapter = adapter;
+	generation = engine_generation(engine, ids, count, NULL, options);
 	generation->adapter = adapter;
 	generation->eos = -1;
 	return generation;
