@@ -14,8 +14,6 @@
 /* Blocks that a multiprocessor holds; the compiler may take registers accordingly. */
 #define BACKWARD_BLOCKS 8
 
-#define PASS_ROWS 8192
-
 /* ---- dx = dy W ---- */
 
 /* A thread is an input of TILE_ROWS rows; W [N, stride] is read as it lies. */

@@ -78,6 +78,9 @@ typedef struct CudaBackend
 	char		description[320];
 } CudaBackend;
 
+/* Rows of a product that are rounded or quantised before they are multiplied; the next ones follow. */
+#define PASS_ROWS 8192
+
 /* Outputs of a quantised weight that are turned into bf16 at a time. */
 #define DEQUANTIZED_OUTPUTS 4096
 

@@ -54,31 +54,27 @@ store_pair(uint16_t *key, uint16_t *value, float k, float v)
 	*value = finite ? rounded : 0;
 }
 
-/* A thread is one element of one row's keys and values. */
 template <typename Element>
-__global__ static void
-write_kernel(Pages<Element> pages, Rows keys, Rows values, const int32_t *slots)
+static void
+write_rows(CudaBackend *cuda, Pages<Element> pages, Rows keys, Rows values, const int32_t *slots)
 {
-	const int	vector = Pages<Element>::vector;
-	int			column = own_column();
-	int			size = pages.head_size;
-	int			head = column / size;
-	int			d = column % size;
-	int			end = d == size - 1 ? pages.vectors * vector : d + 1;
-	int64_t		row = blockIdx.y;
-	int			place;
-	Element    *key;
-	Element    *value;
+	for_each_element(cuda, keys.rows, pages.heads * pages.head_size,
+					 [=] __device__ (int64_t row, int column) {
+		const int	vector = Pages<Element>::vector;
+		int			head = column / pages.head_size;
+		int			d = column % pages.head_size;
+		int			end = d == pages.head_size - 1 ? pages.vectors * vector : d + 1;
+		int			page = slots[row] / KV_PAGE_KEYS;
+		int			place = slots[row] % KV_PAGE_KEYS;
+		Element    *key = pages.keys(page, head) + place * vector;
+		Element    *value = pages.values(page, head) + place * pages.vectors * vector;
 
-	if (column >= pages.heads * size)
-		return;
-	place = slots[row] % KV_PAGE_KEYS;
-	key = pages.keys(slots[row] / KV_PAGE_KEYS, head) + place * vector;
-	value = pages.values(slots[row] / KV_PAGE_KEYS, head) + place * pages.vectors * vector;
-	/* the last element's thread also writes the zeros behind the head */
-	for (int i = d; i < end; i++)
-		store_pair(key + i / vector * KV_PAGE_KEYS * vector + i % vector, value + i,
-				   i == d ? keys.row(row)[column] : 0.0f, i == d ? values.row(row)[column] : 0.0f);
+		/* the last element's thread also writes the zeros behind the head */
+		for (int i = d; i < end; i++)
+			store_pair(key + i / vector * KV_PAGE_KEYS * vector + i % vector, value + i,
+					   i == d ? keys.row(row)[column] : 0.0f,
+					   i == d ? values.row(row)[column] : 0.0f);
+	});
 }
 
 void
@@ -88,18 +84,10 @@ cuda_kv_write(Backend *backend, const KvPool *pool, int layer, Tensor keys, Tens
 	CudaBackend *cuda = cuda_use(backend);
 	const int32_t *places = static_cast<const int32_t *>(slots.data);
 
-	for_row_ranges(keys.rows, [&](int first, int rows) {
-		dim3		grid = element_grid(pool->heads * pool->head_size, rows);
-		Rows		k = cuda_rows(tensor_row_range(keys, first, rows));
-		Rows		v = cuda_rows(tensor_row_range(values, first, rows));
-
-		if (pool->type == TYPE_BF16)
-			LAUNCH(write_kernel<uint16_t>, grid, ROW_THREADS, 0, cuda->stream,
-				   pages_of<uint16_t>(pool, layer), k, v, places + first);
-		else
-			LAUNCH(write_kernel<float>, grid, ROW_THREADS, 0, cuda->stream,
-				   pages_of<float>(pool, layer), k, v, places + first);
-	});
+	if (pool->type == TYPE_BF16)
+		write_rows(cuda, pages_of<uint16_t>(pool, layer), cuda_rows(keys), cuda_rows(values), places);
+	else
+		write_rows(cuda, pages_of<float>(pool, layer), cuda_rows(keys), cuda_rows(values), places);
 }
 
 void

@@ -13,9 +13,6 @@
  */
 #include "product.h"
 
-/* Rows that are rounded or quantised before they are multiplied; the next ones follow. */
-#define PASS_ROWS 8192
-
 /* Rows up to which a kernel of our own reads bf16 weights, where sums may have any order. */
 #define FEW_ROWS 8
 
@@ -150,37 +147,20 @@ launch_product(CudaBackend *cuda, const ProductArguments *p)
 
 /* ---- x ---- */
 
-/* to [R, stride] = x, zeros behind its columns. */
-__global__ static void
-pad_kernel(float *to, int64_t stride, Rows x)
-{
-	int64_t		column = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
-	int64_t		row = blockIdx.y;
-
-	if (column < stride)
-		to[row * stride + column] = column < x.columns ? x.row(row)[column] : 0.0f;
-}
-
-/* The same rounded to bf16. */
-__global__ static void
-round_kernel(uint16_t *to, int64_t stride, Rows x)
-{
-	int64_t		column = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
-	int64_t		row = blockIdx.y;
-
-	if (column < stride)
-		to[row * stride + column] = column < x.columns ? round_to_bf16(x.row(row)[column]) : 0;
-}
-
 uint16_t *
 cuda_round_rows(CudaBackend *cuda, Tensor x, int64_t stride)
 {
+	Rows		from = cuda_rows(x);
 	uint16_t   *rounded = static_cast<uint16_t *>(cuda_scratch(
 		cuda, &cuda->rounded, static_cast<size_t>(x.rows * stride) * sizeof(uint16_t)));
 
-	if (rounded != nullptr)
-		LAUNCH(round_kernel, dim3(blocks_for(stride, ROW_THREADS), static_cast<unsigned>(x.rows)),
-			   ROW_THREADS, 0, cuda->stream, rounded, stride, cuda_rows(x));
+	if (rounded == nullptr)
+		return nullptr;
+	for_each_element(cuda, x.rows, static_cast<int>(stride),
+					 [=] __device__ (int64_t row, int column) {
+		rounded[row * stride + column] =
+			column < from.columns ? round_to_bf16(from.row(row)[column]) : 0;
+	});
 	return rounded;
 }
 
@@ -188,6 +168,7 @@ cuda_round_rows(CudaBackend *cuda, Tensor x, int64_t stride)
 static const void *
 pad_rows(CudaBackend *cuda, Tensor x, int64_t stride, int64_t *x_stride)
 {
+	Rows		from = cuda_rows(x);
 	float	   *padded;
 
 	*x_stride = x.stride;
@@ -196,33 +177,36 @@ pad_rows(CudaBackend *cuda, Tensor x, int64_t stride, int64_t *x_stride)
 	*x_stride = stride;
 	padded = static_cast<float *>(cuda_scratch(
 		cuda, &cuda->rounded, static_cast<size_t>(x.rows * stride) * sizeof(float)));
-	if (padded != nullptr)
-		LAUNCH(pad_kernel, dim3(blocks_for(stride, ROW_THREADS), static_cast<unsigned>(x.rows)),
-			   ROW_THREADS, 0, cuda->stream, padded, stride, cuda_rows(x));
+	if (padded == nullptr)
+		return nullptr;
+	for_each_element(cuda, x.rows, static_cast<int>(stride),
+					 [=] __device__ (int64_t row, int column) {
+		padded[row * stride + column] = column < from.columns ? from.row(row)[column] : 0.0f;
+	});
 	return padded;
 }
 
 /* ---- bf16 ---- */
 
-/* Store sums as target says; they may be its y. A thread is an element. */
-__global__ static void
-finish_kernel(ProductTarget target, Rows sums)
+/* Store sums as target says; they may be its y. */
+static void
+finish_sums(CudaBackend *cuda, ProductTarget target, Tensor sums)
 {
-	int			column = own_column();
-	int			row = static_cast<int>(blockIdx.y);
+	Rows		from = cuda_rows(sums);
 
-	if (column < sums.columns)
-		store_sum(&target, row, column, sums.row(row)[column]);
+	for_each_element(cuda, from.rows, from.columns, [=] __device__ (int64_t row, int column) {
+		store_sum(&target, static_cast<int>(row), column, from.row(row)[column]);
+	});
 }
 
 /* y += scale * bias. */
-__global__ static void
-add_bias_kernel(Rows y, const float *bias, float scale)
+static void
+add_bias(CudaBackend *cuda, ProductTarget target)
 {
-	int			column = own_column();
-
-	if (column < y.columns)
-		y.row(blockIdx.y)[column] += scale * bias[column];
+	for_each_element(cuda, target.y.rows, target.y.columns,
+					 [=] __device__ (int64_t row, int column) {
+		target.y.row(row)[column] += target.scale * target.bias[column];
+	});
 }
 
 /*
@@ -260,11 +244,9 @@ multiply_bf16(CudaBackend *cuda, Tensor y, Tensor x, const Weight *weight, const
 		return;
 	cublas_multiply(cuda, &product);
 	if (added && target.bias != nullptr)
-		LAUNCH(add_bias_kernel, element_grid(y.columns, y.rows), ROW_THREADS, 0, cuda->stream,
-			   target.y, target.bias, target.scale);
+		add_bias(cuda, target);
 	else if (!finished && !added)
-		LAUNCH(finish_kernel, element_grid(y.columns, y.rows), ROW_THREADS, 0, cuda->stream,
-			   target, cuda_rows(sums));
+		finish_sums(cuda, target, sums);
 }
 
 /* By kernels of our own, with weights in f32 or bf16. */

@@ -2,8 +2,8 @@
  * mma.h - tensor cores and what feeds them: instructions that C++ has no words for, as PTX under
  * nvcc (sm_80 and later) and as calls of the emulation on the host (test/cuda_on_host).
  *
- * All but copies, pack_bf16 and power_of_two are done by whole warps. A matrix lies over the lanes of
- * a warp as PTX's manual tells for mma.m16n8k16 and, of bytes, m16n8k32; with g = lane / 4 and
+ * All but copies, pack_bf16 and power_of_two are done by whole warps. A matrix lies over the lanes
+ * of a warp as PTX's manual tells for mma.m16n8k16 and, of bytes, m16n8k32; with g = lane / 4 and
  * t = lane % 4 a lane has
  *
  *	a [16, 16]	four words: rows g, g + 8, g, g + 8; columns 2t, 2t + 1 of the left half of the
@@ -11,8 +11,8 @@
  *	b [16, 8]	two words: rows 2t, 2t + 1 of the upper and of the lower half; column g
  *	c [16, 8]	four f32: row g, columns 2t, 2t + 1; row g + 8, the same columns
  *
- * where a word is two bf16, the first in its lower half; and for bytes, of which a word is four, the
- * first the lowest
+ * where a word is two bf16, the first in its lower half; and for bytes, of which a word is four,
+ * the first the lowest
  *
  *	a [16, 32]	four words: rows g, g + 8, g, g + 8; columns 4t .. 4t + 3 of the left half of the
  *				matrix in the first two, of the right half in the others

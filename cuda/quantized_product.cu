@@ -28,8 +28,6 @@
 /* A segment has two steps at least. */
 #define MOST_SEGMENTS 8
 
-/* x of so small a block counts as zero: 2^-100, see MODEL.md. */
-#define SMALLEST_MAGNITUDE 0x0D800000u
 #define INFINITE_MAGNITUDE 0x7F800000u
 
 /*
@@ -587,12 +585,12 @@ quantize_kernel(int8_t *to, float *scales, int64_t stride, Rows x, float code_un
 
 	for (int distance = WARP / 2; distance > 0; distance /= 2)
 		largest = max(largest, __shfl_xor_sync(FULL_MASK, largest, distance));
-	if (largest >= SMALLEST_MAGNITUDE && largest < INFINITE_MAGNITUDE)
+	if (largest >= QUANTIZED_SMALLEST && largest < INFINITE_MAGNITUDE)
 		code = static_cast<int>(rintf(value * (127.0f / __uint_as_float(largest))));
 	to[row * stride + place_of_q8(column)] = static_cast<int8_t>(code);
 	if (lane == 0)
 		scales[row * (stride / QUANTIZED_BLOCK) + block] =
-			largest < SMALLEST_MAGNITUDE ? 0.0f
+			largest < QUANTIZED_SMALLEST ? 0.0f
 			: largest >= INFINITE_MAGNITUDE ? __uint_as_float(0x7FC00000u)
 			: __uint_as_float(largest) / 127.0f / code_unit;
 }

@@ -339,7 +339,8 @@ cuda_weight_as_bf16(CudaBackend *cuda, const Weight *weight, int first, int coun
 	for_each_element(cuda, outputs, static_cast<int>(stride),
 					 [=] __device__ (int64_t output, int input) {
 		const uint8_t *row = codes + output * row_bytes;
-		int			code = four ? q4_code(row, input) : static_cast<int8_t>(row[place_of_q8(input)]);
+		int			code = four ? q4_code(row, input)
+			: static_cast<int8_t>(row[place_of_q8(input)]);
 
 		values[output * stride + input] = round_to_bf16(
 			static_cast<float>(code) *

@@ -134,6 +134,7 @@ open_model(const CliArguments *arguments, const BenchOptions *options, CliModel 
 {
 	ModelOptions model_options = {.max_images = 1, .media_bytes = 1};
 	const char *shape = cli_value(arguments, "--shape");
+	int			tokens = bench_text_tokens(options);
 	ModelConfig config;
 
 	if ((shape == NULL) == (arguments->positional_count == 0))
@@ -144,8 +145,8 @@ open_model(const CliArguments *arguments, const BenchOptions *options, CliModel 
 			model_options.max_images = options->batches[i];
 		if (options->batches[i] > model_options.max_step_logits)
 			model_options.max_step_logits = options->batches[i];
-		if (options->batches[i] * bench_text_tokens(options) > model_options.cache_tokens)
-			model_options.cache_tokens = options->batches[i] * bench_text_tokens(options);
+		if (options->batches[i] * tokens > model_options.cache_tokens)
+			model_options.cache_tokens = options->batches[i] * tokens;
 	}
 	if (shape == NULL)
 		return cli_open_model(arguments, arguments->positional[0], &model_options, opened, status);

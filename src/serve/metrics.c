@@ -115,7 +115,8 @@ training_json(Server *server)
 	return json_pack("{s:b, s:i, s:i, s:i, s:i, s:I, s:f, s:I}", "open", counters.open, "waiting",
 					 training_count_waiting(server), "share", counters.share, "micro_step",
 					 counters.micro_step, "micro_steps", counters.micro_steps, "tokens",
-					 (json_int_t) counters.tokens, "seconds", (double) counters.compute_ns * 1e-9, "slices",
+					 (json_int_t) counters.tokens, "seconds",
+					 (double) counters.compute_ns * 1e-9, "slices",
 					 (json_int_t) counters.slices);
 }
 

@@ -65,9 +65,6 @@ typedef struct StridedProduct
 	size_t		sums_row;
 } StridedProduct;
 
-/* Bits of 2^-100: a block of x whose numbers are all smaller is zero. */
-#define QUANTIZED_SMALLEST 0x0D800000
-
 /* QUANTIZED_BLOCK elements of a row of x: scale * values, values in -127 .. 127. */
 typedef struct QuantizedBlock
 {

@@ -11,9 +11,9 @@
  * Integers are exact in any order and the three operations in f32 are the same everywhere, so all
  * instruction sets give the same bits, for one row as for many.
  *
- * Codes are multiplied as unsigned bytes, q + code_offset, because vpdpbusd takes one operand without
- * sign; what the offset adds, code_offset * (sum of x's integers), is taken off where an integer sum
- * begins.
+ * Codes are multiplied as unsigned bytes, q + code_offset, because vpdpbusd takes one operand
+ * without sign; what the offset adds, code_offset * (sum of x's integers), is taken off where an
+ * integer sum begins.
  *
  * In packed weights a block of a panel is PANEL scales (bf16), and then words of four codes for
  * neighbouring inputs, PANEL words side by side for each four inputs. A word of 4-bit codes holds

@@ -19,6 +19,9 @@
 /* Inputs that share a scale; also of the rows of x that such a matrix is multiplied with. */
 #define QUANTIZED_BLOCK 32
 
+/* Bits of 2^-100: a block of x whose numbers are all smaller is zero. */
+#define QUANTIZED_SMALLEST 0x0D800000
+
 static inline bool
 data_type_is_quantized(DataType type)
 {

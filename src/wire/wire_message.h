@@ -57,8 +57,9 @@ typedef enum WireKind
 	 */
 	WIRE_KIND_TRAIN_START = 17,
 	/*
-	 * BUDGET_MS: work for so long, or until training is done; optional TRAINING_SHARE -> JSON {"done", "early", "pictures",
-	 * "pictures_encoded", "micro_step", "micro_steps", "optimizer_steps", "tokens", "seconds",
+	 * BUDGET_MS: work for so long, or until training is done; optional TRAINING_SHARE
+	 * -> JSON {"done", "early", "pictures", "pictures_encoded", "micro_step", "micro_steps",
+	 * "optimizer_steps", "tokens", "seconds",
 	 * "best_micro_step", "steps": [{"step", "loss_vision", "loss_language", "grad_norm",
 	 * "learning_rate", "validation_loss_vision"?, "validation_loss_language"?}...]}. A loss is null
 	 * where there was no such row. "seconds" are those in which this training computed, since
