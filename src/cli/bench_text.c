@@ -7,9 +7,6 @@
 #include "cli_bench.h"
 #include "clock.h"
 
-/* Tokens that a sequence begins with before generation is measured. */
-#define BEGINNING 16
-
 /* Sequences that go on together. */
 typedef struct TextBatch
 {
@@ -78,19 +75,21 @@ generate_step(TextBatch *batch, int position, Status *status)
 		model_choose(batch->model, batch->count, rules, choices, status);
 }
 
-/* One run: prompts of so many tokens, or so many tokens generated; the seconds it took. */
+/*
+ * One run: prompts of so many tokens, or, if any are to be generated, so many tokens after prompts;
+ * the seconds it took.
+ */
 static bool
 run_once(TextBatch *batch, int prompt, int generate, double *seconds, Status *status)
 {
-	int			beginning = prompt > 0 ? prompt : BEGINNING;
-	bool		good = open_sequences(batch, beginning, beginning + generate, status);
+	bool		good = open_sequences(batch, prompt, prompt + generate, status);
 	uint64_t	begin = clock_now_ns();
 
-	good = good && read_prompts(batch, beginning, status);
-	if (prompt == 0)
+	good = good && read_prompts(batch, prompt, status);
+	if (generate > 0)
 		begin = clock_now_ns();
 	for (int i = 0; i < generate && good; i++)
-		good = generate_step(batch, beginning + i, status);
+		good = generate_step(batch, prompt + i, status);
 	*seconds = (double) (clock_now_ns() - begin) * 1e-9;
 	close_sequences(batch);
 	return good;
@@ -119,13 +118,11 @@ measure_and_tell(TextBatch *batch, const BenchOptions *options, int prompt, int 
 				 bool quiet, json_t *results, Status *status)
 {
 	static BenchRuns runs;
-	const char *what = prompt > 0 ? "prompt" : "generate";
-	int			tokens = prompt + generate;
+	const char *what = generate > 0 ? "generate" : "prompt";
+	int			tokens = generate > 0 ? generate : prompt;
 	double		best;
 	double		median;
 
-	if (tokens == 0)
-		return true;
 	if (!measure(batch, prompt, generate, options->seconds, &runs, status))
 		return false;
 	best = batch->count * tokens / runs.seconds[0];
@@ -133,8 +130,9 @@ measure_and_tell(TextBatch *batch, const BenchOptions *options, int prompt, int 
 	if (!quiet)
 		printf("%-9s batch %-3d %6d %6d %14.2f %10.2f\n", what, batch->count, tokens, runs.count,
 			   best, median);
-	json_array_append_new(results, json_pack("{s:s, s:i, s:i, s:i, s:{s:f, s:f}, s:I}", "what", what,
-											 "batch", batch->count, "tokens", tokens, "runs",
+	json_array_append_new(results, json_pack("{s:s, s:i, s:i, s:i, s:i, s:{s:f, s:f}, s:I}", "what",
+											 what, "batch", batch->count, "depth",
+											 generate > 0 ? prompt : 0, "tokens", tokens, "runs",
 											 runs.count, "tokens_per_second", "best", best,
 											 "median", median, "peak_memory",
 											 (json_int_t) bench_peak_memory()));
@@ -144,7 +142,7 @@ measure_and_tell(TextBatch *batch, const BenchOptions *options, int prompt, int 
 int
 bench_text_tokens(const BenchOptions *options)
 {
-	int			generated = options->generate > 0 ? BEGINNING + options->generate : 0;
+	int			generated = options->generate > 0 ? options->depth + options->generate : 0;
 	int			tokens = options->prompt > generated ? options->prompt : generated;
 
 	return (tokens + KV_PAGE_KEYS - 1) / KV_PAGE_KEYS * KV_PAGE_KEYS;
@@ -155,8 +153,7 @@ bench_text(CliModel *opened, const BenchOptions *options, bool quiet, json_t *re
 		   Status *status)
 {
 	static TextBatch batch;
-	int			most = (options->prompt > BEGINNING ? options->prompt : BEGINNING) +
-		options->generate;
+	int			most = bench_text_tokens(options);
 	int			vocabulary = model_config(opened->model)->decoder.base_vocabulary;
 
 	batch.model = opened->model;
@@ -171,8 +168,11 @@ bench_text(CliModel *opened, const BenchOptions *options, bool quiet, json_t *re
 	for (int i = 0; i < options->batch_count; i++)
 	{
 		batch.count = options->batches[i];
-		if (!measure_and_tell(&batch, options, options->prompt, 0, quiet, results, status) ||
-			!measure_and_tell(&batch, options, 0, options->generate, quiet, results, status))
+		if ((options->prompt > 0 &&
+			 !measure_and_tell(&batch, options, options->prompt, 0, quiet, results, status)) ||
+			(options->generate > 0 &&
+			 !measure_and_tell(&batch, options, options->depth, options->generate, quiet, results,
+							   status)))
 			return false;
 	}
 	return true;

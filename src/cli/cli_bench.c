@@ -14,8 +14,9 @@
 #include <string.h>
 #include <sys/resource.h>
 
-/* Tokens of a training row, unless told. */
+/* Tokens of a training row, and of a sequence before any are generated, unless told. */
 #define DEFAULT_TOKENS 256
+#define DEFAULT_DEPTH 16
 
 /* ---- what all measurements need ---- */
 
@@ -102,15 +103,18 @@ read_options(const CliArguments *arguments, BenchOptions *options, Status *statu
 	long		tokens;
 	long		prompt;
 	long		generate;
+	long		depth;
 
 	options->vision = cli_option(arguments, "--vision")->count > 0;
 	options->train = cli_option(arguments, "--train")->count > 0;
 	options->picture = cli_option(arguments, "--picture")->count > 0;
 	if (!cli_integer(arguments, "--prompt", 1, 1000000, 0, &prompt, status) ||
-		!cli_integer(arguments, "--generate", 1, 1000000, 0, &generate, status))
+		!cli_integer(arguments, "--generate", 1, 1000000, 0, &generate, status) ||
+		!cli_integer(arguments, "--depth", 1, 1000000, DEFAULT_DEPTH, &depth, status))
 		return false;
 	options->prompt = (int) prompt;
 	options->generate = (int) generate;
+	options->depth = (int) depth;
 	if (!options->vision && !options->train && prompt + generate == 0)
 		return status_set(status, STATUS_USAGE, "nothing to measure: give --prompt, --generate, "
 						  "--vision or --train");
@@ -164,11 +168,12 @@ check_tokens(const CliModel *opened, const BenchOptions *options, Status *status
 {
 	int			context = model_config(opened->model)->decoder.context;
 
-	/* as many tokens as generation begins with are always there */
-	if (options->prompt > context || options->generate > context / 2)
-		return status_set(status, STATUS_USAGE, "--prompt %d or --generate %d exceeds what the "
-						  "model's context of %d has room for", options->prompt,
-						  options->generate, context);
+	if (options->prompt > context)
+		return status_set(status, STATUS_USAGE, "--prompt %d exceeds the model's context of %d",
+						  options->prompt, context);
+	if (options->generate > 0 && options->depth + options->generate > context)
+		return status_set(status, STATUS_USAGE, "--depth %d and --generate %d exceed the model's "
+						  "context of %d", options->depth, options->generate, context);
 	return !options->train || options->tokens <= context ||
 		status_set(status, STATUS_USAGE, "--tokens %d exceeds the model's context of %d",
 				   options->tokens, context);
@@ -220,7 +225,8 @@ cli_bench(int argc, char **argv)
 		"  --shape 7b|1b|FILE.json    random weights of this shape instead of a model; a file has\n"
 		"                             the form of config.json\n"
 		"  --prompt N                 read prompts of N tokens\n"
-		"  --generate N               generate N tokens, greedily, from a prompt of 16\n"
+		"  --generate N               generate N tokens, greedily\n"
+		"  --depth N                  tokens that a sequence has before that (default: 16)\n"
 		"  --vision                   encode pictures of noise: vision encoder, resampler, and the\n"
 		"                             keys and values of the gated blocks\n"
 		"  --train                    train a LoRA adapter on rows of random tokens\n"
@@ -235,6 +241,7 @@ cli_bench(int argc, char **argv)
 							 {.name = "--shape", .has_value = true},
 							 {.name = "--prompt", .has_value = true},
 							 {.name = "--generate", .has_value = true},
+							 {.name = "--depth", .has_value = true},
 							 {.name = "--vision"},
 							 {.name = "--train"},
 							 {.name = "--batch", .has_value = true},

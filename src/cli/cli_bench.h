@@ -23,6 +23,7 @@ typedef struct BenchOptions
 	bool		train;
 	int			prompt;			/* tokens of a prompt to read; 0: not measured */
 	int			generate;		/* tokens to generate; 0: not measured */
+	int			depth;			/* tokens that a sequence has before that */
 	int			batches[BENCH_MAX_BATCHES];
 	int			batch_count;
 	double		seconds;		/* for each batch size */

@@ -198,8 +198,8 @@ UNIT_TEST(bench_has_room_for_any_batch)
 
 UNIT_TEST(bench_measures_prompts_and_answers)
 {
-	const char *arguments[] = {"bench", MODEL_A, "--prompt", "20", "--generate=3", "--batch", "1,2",
-							   "--seconds", "1", "--weights=q4", "--json", NULL};
+	const char *arguments[] = {"bench", MODEL_A, "--prompt", "20", "--generate=3", "--depth=40",
+							   "--batch", "1,2", "--seconds", "1", "--weights=q4", "--json", NULL};
 	Outcome		outcome = run(cli_bench, "", arguments);
 	json_t	   *result = json_loads(outcome.output, 0, NULL);
 	json_t	   *text = json_object_get(result, "text");
@@ -216,6 +216,7 @@ UNIT_TEST(bench_measures_prompts_and_answers)
 						i % 2 == 0 ? "prompt" : "generate");
 		UNIT_EQUAL_INT(json_integer_value(json_object_get(entry, "batch")), i / 2 + 1);
 		UNIT_EQUAL_INT(json_integer_value(json_object_get(entry, "tokens")), i % 2 == 0 ? 20 : 3);
+		UNIT_EQUAL_INT(json_integer_value(json_object_get(entry, "depth")), i % 2 == 0 ? 0 : 40);
 		UNIT_CHECK(json_number_value(json_object_get(speed, "best")) > 0);
 	}
 	json_decref(result);
