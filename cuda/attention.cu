@@ -238,7 +238,7 @@ cuda_attention(Backend *backend, Tensor y, Tensor q, const KvPool *pool, int lay
 	if (q.rows == 0)
 		return;
 	if (pool->type == TYPE_BF16)
-		cuda_attention_bf16(cuda, &p, pages_of<uint16_t>(pool, layer));
+		cuda_attention_bf16(cuda, &p, pages_of<uint16_t>(pool, layer), plan->most_keys);
 	else
 		attend_f32(cuda, &p, pages_of<float>(pool, layer));
 }

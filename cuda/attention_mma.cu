@@ -9,11 +9,16 @@
  * more than that, which is decoding, all warps have those rows: each computes the scores of a part
  * of the keys, shows them to the others, and adds up a part of the columns.
  *
- * What a row computes does not depend on its company. Blocks of keys begin at multiples of their
- * size in the sequence; an element of scores is one chain of mma_bf16 over the head, one of the
- * result a chain over the keys, whichever warp has it and wherever the row lies in the tile. Keys
- * that a row does not see have weight zero there, and add nothing: what pages hold is finite
- * (kv_pages.cu). What no row of the tile sees is not looked at.
+ * More than PIECE_KEYS keys are cut into pieces of so many, each of which has a block of its own for
+ * each tile; a second kernel merges them in their order (Dao et al., Flash-Decoding, 2023). So a
+ * single row with many keys fills the device too.
+ *
+ * What a row computes does not depend on its company. Blocks of keys, and pieces, begin at
+ * multiples of their size in the sequence; an element of scores is one chain of mma_bf16 over the
+ * head, one of the result a chain over the keys of each piece and then over the pieces, whichever
+ * warp has it and wherever the row lies in the tile. Keys that a row does not see have weight zero
+ * there, and add nothing: what pages hold is finite (kv_pages.cu). What no row of the tile sees is
+ * not looked at.
  */
 #include "attention.h"
 #include "mma.h"
@@ -22,6 +27,8 @@
 
 /* Rows that mma_bf16 takes. */
 #define WARP_ROWS 16
+/* Of a tile; a multiple of what any tile has. */
+#define MOST_TILE_ROWS (WARP_ROWS * ROW_WARPS)
 /* Keys, and columns of values, of one mma_bf16; and its depth. */
 #define MMA_COLUMNS 8
 #define MMA_DEPTH 16
@@ -32,6 +39,10 @@
 #define ROWS_LOOKED_AT 8
 /* Blocks that a multiprocessor has room for, at least: one computes while another waits. */
 #define BLOCKS_AT_ONCE 2
+/* A multiple of all blocks of keys. */
+#define PIECE_KEYS 512
+/* For the sums of pieces, unless MOST_TILE_ROWS need more; further rows follow. */
+#define PIECE_BYTES ((size_t) 64 << 20)
 /* Times scale * log2(e) it is still finite. */
 #define LOWEST_SCORE (-FLT_MAX / 2)
 #define LOG2_E 1.44269504088896341f
@@ -42,7 +53,7 @@ struct Blocks
 {
 	static const int keys = HEAD > 128 ? 32 : 64;
 	/* of a tile; warps would have no room in registers for all columns of wide heads */
-	static const int rows = HEAD > 128 ? WARP_ROWS : WARP_ROWS * ROW_WARPS;
+	static const int rows = HEAD > 128 ? WARP_ROWS : MOST_TILE_ROWS;
 	static const int vectors = HEAD / VECTOR;
 	/* from key to key in shared memory; odd, so that eight keys lie in different banks */
 	static const int stride = vectors + 1;
@@ -61,6 +72,14 @@ typedef struct Tile
 	int			kv_head;
 } Tile;
 
+/* Where the sums of pieces go: the grid's third dimension. */
+typedef struct Pieces
+{
+	int			count;			/* 0: keys are not cut, and sums are divided at once */
+	float2	   *totals;			/* [count, R, heads]: largest score, sum of the weights */
+	float	   *values;			/* [count, R, heads D]: sums of weights times values */
+} Pieces;
+
 /* Memory that a block shares. */
 typedef struct Shared
 {
@@ -69,16 +88,14 @@ typedef struct Shared
 	float	   *scores;			/* [WARP_ROWS, score_stride] */
 } Shared;
 
-/* The two rows of a lane, lane / 4 and 8 more, and what all rows of its warp see. */
+/* The two rows of a lane (lane_row), and what all rows of its warp see. */
 typedef struct LaneRows
 {
-	int			row[2];			/* -1: none */
 	int			low[2];			/* keys that it sees */
 	int			high[2];
 	float		largest[2];		/* score so far, not yet scaled */
 	float		sum[2];			/* of the weights so far, of this lane's keys */
-	int			first;			/* key that any row of the warp sees */
-	int			end;
+	int			end;			/* of the keys that any row of the warp sees */
 	int			full_first;		/* that all see */
 	int			full_end;
 } LaneRows;
@@ -124,38 +141,40 @@ read_tile(const AttentionArguments *p, int most, int row, int head)
 				head / p->group};
 }
 
+/* The lane's row i, 0 or 1, of the 16 that begin at `place` of the tile; -1: none. */
+__device__ static inline int
+lane_row(const Tile &tile, int place, int i)
+{
+	int			r = place + lane_of_warp() / 4 + 8 * i;
+
+	return r < tile.rows ? tile.row + r : -1;
+}
+
 /* The lane's rows of the 16 that begin at `place` of the tile. */
 __device__ static inline LaneRows
 read_rows(const AttentionArguments *p, const Tile &tile, int place)
 {
 	LaneRows	rows = {};
-	int			first = INT_MAX;
 	int			full_end = INT_MAX;
 
 #pragma unroll
 	for (int i = 0; i < 2; i++)
 	{
-		int			r = place + lane_of_warp() / 4 + 8 * i;
+		int			row = lane_row(tile, place, i);
 
-		rows.row[i] = -1;
 		rows.largest[i] = LOWEST_SCORE;
-		if (r < tile.rows)
+		if (row >= 0)
 		{
-			const int32_t *span = row_span(p, tile.row + r);
+			const int32_t *span = row_span(p, row);
 
-			rows.row[i] = tile.row + r;
 			rows.low[i] = span[SPAN_FIRST];
 			rows.high[i] = rows.low[i] + span[SPAN_COUNT];
 			rows.full_first = max(rows.full_first, rows.low[i]);
 			full_end = min(full_end, rows.high[i]);
 			if (span[SPAN_COUNT] > 0)
-			{
-				first = min(first, rows.low[i]);
 				rows.end = max(rows.end, rows.high[i]);
-			}
 		}
 	}
-	rows.first = warp_smallest(first);
 	rows.end = -warp_smallest(-rows.end);
 	rows.full_first = -warp_smallest(-rows.full_first);
 	rows.full_end = warp_smallest(full_end);
@@ -165,14 +184,18 @@ read_rows(const AttentionArguments *p, const Tile &tile, int place)
 /* The queries of the lane's rows as operands a; of a row whose scores count as equal: zeros. */
 template <int HEAD>
 __device__ static inline void
-read_queries(const AttentionArguments *p, const Tile &tile, const LaneRows &rows, int size,
+read_queries(const AttentionArguments *p, const Tile &tile, int place, int size,
 			 uint32_t (&q)[HEAD / MMA_DEPTH][4])
 {
+	int			row[2];
 	bool		uniform[2];
 
 #pragma unroll
 	for (int i = 0; i < 2; i++)
-		uniform[i] = rows.row[i] < 0 || row_span(p, rows.row[i])[SPAN_UNIFORM] != 0;
+	{
+		row[i] = lane_row(tile, place, i);
+		uniform[i] = row[i] < 0 || row_span(p, row[i])[SPAN_UNIFORM] != 0;
+	}
 #pragma unroll
 	for (int step = 0; step < HEAD / MMA_DEPTH; step++)
 #pragma unroll
@@ -185,7 +208,7 @@ read_queries(const AttentionArguments *p, const Tile &tile, const LaneRows &rows
 #pragma unroll
 			for (int j = 0; j < 2; j++)
 				half[j] = uniform[i] || d + j >= size ? 0
-					: round_to_bf16(p->q.row(rows.row[i])[tile.head * size + d + j]);
+					: round_to_bf16(p->q.row(row[i])[tile.head * size + d + j]);
 			q[step][word] = half[0] | half[1] << 16;
 		}
 }
@@ -389,33 +412,58 @@ exchange_scores(float *scores, bool give, float (&s)[TILES][4])
 		}
 }
 
-/* Divide by the sums of the weights; columns from `column` on. */
+/* ---- results ---- */
+
+/* Whether all keys of a row lie in the block's piece. */
+__device__ static inline bool
+is_whole(const Pieces &pieces, int low, int high)
+{
+	int			begin = static_cast<int>(blockIdx.z) * PIECE_KEYS;
+
+	return pieces.count == 0 || (low < high && low >= begin && high <= begin + PIECE_KEYS);
+}
+
+/* 1 / the sum of the weights; nothing seen: zero. */
+__device__ static inline float
+inverse_sum(float sum)
+{
+	return sum == 0.0f ? 0.0f : 1.0f / sum;
+}
+
+/* The lane's rows to y or, if they have keys in other pieces, to those; columns from `column` on. */
 template <int COLUMNS>
 __device__ static inline void
-store_rows(const AttentionArguments *p, const Tile &tile, const LaneRows &rows, int size,
-		   int column, const float (&acc)[COLUMNS][4])
+store_rows(const AttentionArguments *p, const Pieces &pieces, const Tile &tile,
+		   const LaneRows &rows, int place, int size, int column, const float (&acc)[COLUMNS][4])
 {
+	int			first = column + lane_of_warp() % 4 * 2;
+	int			left = size - first;	/* columns */
+
 #pragma unroll
 	for (int i = 0; i < 2; i++)
 	{
+		bool		whole = is_whole(pieces, rows.low[i], rows.high[i]);
+		int			row = lane_row(tile, place, i);
+		int64_t		piece_row = static_cast<int64_t>(blockIdx.z) * p->q.rows + row;
+		float	   *to = (whole ? p->y.row(row) : pieces.values + piece_row * p->q.columns) +
+			tile.head * size + first;
 		float		sum = rows.sum[i];
-		float		inverse;
+		float		factor;
 
 		sum += __shfl_xor_sync(FULL_MASK, sum, 1);
 		sum += __shfl_xor_sync(FULL_MASK, sum, 2);
-		inverse = sum == 0.0f ? 0.0f : 1.0f / sum;	/* nothing seen: zero */
+		if (row < 0)
+			continue;
+		if (!whole && first == 0)
+			pieces.totals[piece_row * p->heads + tile.head] = make_float2(rows.largest[i], sum);
+		factor = whole ? inverse_sum(sum) : 1.0f;
 #pragma unroll
 		for (int n = 0; n < COLUMNS; n++)
 #pragma unroll
 			for (int j = 0; j < 2; j++)
-			{
-				int			d = column + n * MMA_COLUMNS + lane_of_warp() % 4 * 2 + j;
-
 				/* no negative zero, whose sign depends on what was added with weight zero */
-				if (rows.row[i] >= 0 && d < size)
-					p->y.row(rows.row[i])[tile.head * size + d] =
-						fmaf(acc[n][2 * i + j], inverse, 0.0f);
-			}
+				if (n * MMA_COLUMNS + j < left)
+					to[n * MMA_COLUMNS + j] = fmaf(acc[n][2 * i + j], factor, 0.0f);
 	}
 }
 
@@ -423,23 +471,24 @@ store_rows(const AttentionArguments *p, const Tile &tile, const LaneRows &rows, 
 template <int HEAD, int SHARERS>
 __device__ static inline void
 attend_tile(const AttentionArguments *p, const Pages<uint16_t> &pages, const Tile &tile,
-			const Shared &shared)
+			const Shared &shared, const Pieces &pieces)
 {
 	const int	keys = Blocks<HEAD>::keys;
 	const int	tiles = keys / MMA_COLUMNS;
 	const int	columns = HEAD / MMA_COLUMNS / SHARERS;
 	int			warp = static_cast<int>(threadIdx.x) / WARP;
 	int			share = SHARERS == 1 ? 0 : warp;
-	LaneRows	rows = read_rows(p, tile, SHARERS == 1 ? warp * WARP_ROWS : 0);
+	int			place = SHARERS == 1 ? warp * WARP_ROWS : 0;
+	LaneRows	rows = read_rows(p, tile, place);
 	uint32_t	q[HEAD / MMA_DEPTH][4];
 	float		acc[columns][4] = {};
 
-	read_queries<HEAD>(p, tile, rows, pages.head_size, q);
-	if (tile.end > 0)
+	read_queries<HEAD>(p, tile, place, pages.head_size, q);
+	if (tile.end > tile.first)
 		ask_for_keys<HEAD>(pages, tile, tile.first / keys * keys, shared.keys);
 	for (int begin = tile.first / keys * keys; begin < tile.end; begin += keys)
 	{
-		bool		seen = begin < rows.end && begin + keys > rows.first;
+		bool		seen = begin < rows.end;
 		float		s[tiles][4];
 		float		shrink[2];
 
@@ -469,12 +518,12 @@ attend_tile(const AttentionArguments *p, const Pages<uint16_t> &pages, const Til
 		soften(p->scale * LOG2_E, &rows, s, shrink);
 		add_values<HEAD>(s, shrink, shared.values + share * columns, acc);
 	}
-	store_rows(p, tile, rows, pages.head_size, share * columns * MMA_COLUMNS, acc);
+	store_rows(p, pieces, tile, rows, place, pages.head_size, share * columns * MMA_COLUMNS, acc);
 }
 
 template <int HEAD>
 __global__ static void __launch_bounds__(ROW_THREADS, BLOCKS_AT_ONCE)
-attention_mma_kernel(AttentionArguments p, Pages<uint16_t> pages, int rows_looked_at)
+attention_mma_kernel(AttentionArguments p, Pages<uint16_t> pages, int rows_looked_at, Pieces pieces)
 {
 	SHARED(uint4, keys, Blocks<HEAD>::keys * Blocks<HEAD>::stride);
 	SHARED(uint4, values, Blocks<HEAD>::keys * Blocks<HEAD>::stride);
@@ -488,26 +537,119 @@ attention_mma_kernel(AttentionArguments p, Pages<uint16_t> pages, int rows_looke
 		{
 			Tile		tile = read_tile(&p, Blocks<HEAD>::rows, row, static_cast<int>(blockIdx.y));
 
+			if (pieces.count > 0)
+			{
+				tile.first = max(tile.first, static_cast<int>(blockIdx.z) * PIECE_KEYS);
+				tile.end = min(tile.end, static_cast<int>(blockIdx.z + 1) * PIECE_KEYS);
+				if (tile.first >= tile.end)
+					continue;
+			}
 			if (tile.rows <= WARP_ROWS)
-				attend_tile<HEAD, ROW_WARPS>(&p, pages, tile, shared);
+				attend_tile<HEAD, ROW_WARPS>(&p, pages, tile, shared, pieces);
 			else if constexpr (Blocks<HEAD>::rows > WARP_ROWS)
-				attend_tile<HEAD, 1>(&p, pages, tile, shared);
+				attend_tile<HEAD, 1>(&p, pages, tile, shared, pieces);
 		}
 }
 
-void
-cuda_attention_bf16(CudaBackend *cuda, const AttentionArguments *p, Pages<uint16_t> pages)
+/* y of the rows whose keys lie in several pieces, or that have none. */
+static void
+merge_pieces(CudaBackend *cuda, const AttentionArguments &p, const Pieces &pieces, int head_size)
 {
-	int			rows_looked_at = p->q.rows > PROMPT_ROWS ? ROWS_LOOKED_AT : 1;
-	dim3		grid(blocks_for(p->q.rows, rows_looked_at), static_cast<unsigned>(p->heads));
+	for_each_element(cuda, p.q.rows, p.q.columns, [=] __device__(int64_t row, int column) {
+		const int32_t *span = row_span(&p, static_cast<int>(row));
+		int			first = span[SPAN_FIRST] / PIECE_KEYS;
+		int			last = (span[SPAN_FIRST] + span[SPAN_COUNT] - 1) / PIECE_KEYS;
+		float		factor = p.scale * LOG2_E;
+		float		largest = LOWEST_SCORE;
+		float		sum = 0.0f;
+		float		value = 0.0f;
 
-	if (pages.head_size <= 64)
-		LAUNCH(attention_mma_kernel<64>, grid, ROW_THREADS, 0, cuda->stream, *p, pages,
-			   rows_looked_at);
-	else if (pages.head_size <= 128)
-		LAUNCH(attention_mma_kernel<128>, grid, ROW_THREADS, 0, cuda->stream, *p, pages,
-			   rows_looked_at);
-	else
-		LAUNCH(attention_mma_kernel<256>, grid, ROW_THREADS, 0, cuda->stream, *p, pages,
-			   rows_looked_at);
+		if (span[SPAN_COUNT] > 0 && first == last)
+			return;
+		for (int piece = first; span[SPAN_COUNT] > 0 && piece <= last; piece++)
+		{
+			int64_t		place = static_cast<int64_t>(piece) * p.q.rows + row;
+			float2		total = pieces.totals[place * p.heads + column / head_size];
+			float		both = fmaxf(largest, total.x);
+			float		keep = power_of_two((largest - both) * factor);
+			float		add = power_of_two((total.x - both) * factor);
+
+			largest = both;
+			sum = fmaf(sum, keep, total.y * add);
+			value = fmaf(value, keep, pieces.values[place * p.q.columns + column] * add);
+		}
+		p.y.row(row)[column] = fmaf(value, inverse_sum(sum), 0.0f);
+	});
+}
+
+/* Attend to as many rows as `pieces` has room for. */
+template <int HEAD>
+static void
+attend(CudaBackend *cuda, const AttentionArguments &p, Pages<uint16_t> pages, const Pieces &pieces)
+{
+	int			rows_looked_at = p.q.rows > PROMPT_ROWS ? ROWS_LOOKED_AT : 1;
+	dim3		grid(blocks_for(p.q.rows, rows_looked_at), static_cast<unsigned>(p.heads),
+					 static_cast<unsigned>(pieces.count > 0 ? pieces.count : 1));
+
+	LAUNCH(attention_mma_kernel<HEAD>, grid, ROW_THREADS, 0, cuda->stream, p, pages,
+		   rows_looked_at, pieces);
+	if (pieces.count > 0)
+		merge_pieces(cuda, p, pieces, pages.head_size);
+}
+
+/* Some of the rows. */
+static AttentionArguments
+row_range(const AttentionArguments *p, int first, int rows)
+{
+	AttentionArguments part = *p;
+
+	part.y.data = p->y.data + first * p->y.stride;
+	part.y.rows = rows;
+	part.q.data = p->q.data + first * p->q.stride;
+	part.q.rows = rows;
+	part.spans = p->spans + static_cast<int64_t>(first) * ATTENTION_SPAN_FIELDS;
+	return part;
+}
+
+/* Room for the pieces of some rows, as many as fit into PIECE_BYTES; none if keys are not cut. */
+static Pieces
+take_pieces(CudaBackend *cuda, const AttentionArguments *p, int most_keys, int *rows)
+{
+	size_t		count = blocks_for(most_keys, PIECE_KEYS);
+	size_t		totals = count * static_cast<size_t>(p->heads) * sizeof(float2);
+	size_t		values = count * static_cast<size_t>(p->q.columns) * sizeof(float);
+	int			room = static_cast<int>(PIECE_BYTES / (totals + values + 1));
+	char	   *data;
+
+	*rows = p->q.rows;
+	if (count < 2)
+		return Pieces();
+	room = room < MOST_TILE_ROWS ? MOST_TILE_ROWS : room / MOST_TILE_ROWS * MOST_TILE_ROWS;
+	*rows = *rows < room ? *rows : room;
+	data = static_cast<char *>(cuda_scratch(cuda, &cuda->pieces, static_cast<size_t>(*rows) *
+											(totals + values)));
+	return Pieces{static_cast<int>(count), reinterpret_cast<float2 *>(data),
+				  reinterpret_cast<float *>(data + static_cast<size_t>(*rows) * totals)};
+}
+
+void
+cuda_attention_bf16(CudaBackend *cuda, const AttentionArguments *p, Pages<uint16_t> pages,
+					int most_keys)
+{
+	int			at_once;
+	Pieces		pieces = take_pieces(cuda, p, most_keys, &at_once);
+
+	if (pieces.count > 0 && pieces.totals == nullptr)	/* no memory, which is remembered */
+		return;
+	for (int first = 0; first < p->q.rows; first += at_once)
+	{
+		int			rows = p->q.rows - first < at_once ? p->q.rows - first : at_once;
+
+		if (pages.head_size <= 64)
+			attend<64>(cuda, row_range(p, first, rows), pages, pieces);
+		else if (pages.head_size <= 128)
+			attend<128>(cuda, row_range(p, first, rows), pages, pieces);
+		else
+			attend<256>(cuda, row_range(p, first, rows), pages, pieces);
+	}
 }

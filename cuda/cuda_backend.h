@@ -68,6 +68,7 @@ typedef struct CudaBackend
 	CudaScratch reading;		/* what choose, best and score need */
 	CudaScratch statistics;		/* of rows, for the gradient of attention */
 	CudaScratch products;		/* of cuBLASLt, where y does not lie well */
+	CudaScratch pieces;			/* of attention */
 
 	StepRecord	steps[MOST_STEPS];
 	StepRecord *recording;		/* one of them, or NULL */

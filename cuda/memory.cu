@@ -43,7 +43,7 @@ void
 cuda_memory_end(CudaBackend *cuda)
 {
 	CudaScratch *scratches[] = {&cuda->rounded, &cuda->values, &cuda->sums, &cuda->reading,
-								&cuda->statistics, &cuda->products};
+								&cuda->statistics, &cuda->products, &cuda->pieces};
 
 	if (cuda->stream != nullptr)
 		cudaStreamSynchronize(cuda->stream);

@@ -17,7 +17,7 @@ AttentionPlan
 group_plan(Model *model, Tensor spans, Tensor lists, int groups, int queries, int keys, int heads,
 		   int head_size)
 {
-	AttentionPlan plan = {lists, spans, heads, 1.0f / sqrtf((float) head_size)};
+	AttentionPlan plan = {lists, spans, heads, 1.0f / sqrtf((float) head_size), keys};
 	int			pages = group_pages(keys);
 	int32_t    *staging = model->staging;
 

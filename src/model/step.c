@@ -12,6 +12,9 @@
 
 #include "model_internal.h"
 
+/* AttentionPlan.most_keys is a multiple of this. */
+#define KEYS_STEP 512
+
 typedef struct StepPlan
 {
 	Model	   *model;
@@ -149,6 +152,25 @@ media_span(const Model *model, const StepItem *item, int i, int32_t *span)
 						sequence->media->pictures, span);
 }
 
+/* Keys of the longest sequence, or of the most pictures; rounded up, so that steps come again. */
+static int
+most_keys(const StepPlan *plan, bool media)
+{
+	int			most = 1;
+
+	for (int i = 0; i < plan->count; i++)
+	{
+		const StepItem *item = &plan->items[i];
+		int			keys = item->sequence->length + item->count;
+
+		if (media)
+			keys = has_media(item) ? item->sequence->media->pictures *
+				plan->model->config.resampler.latents : 0;
+		most = keys > most ? keys : most;
+	}
+	return (most + KEYS_STEP - 1) / KEYS_STEP * KEYS_STEP;
+}
+
 /*
  * Spans and page lists of self attention (media false) or cross attention. Both are
  * uploaded; lists of the items follow one another.
@@ -157,7 +179,8 @@ static AttentionPlan
 plan_attention(StepPlan *plan, bool media, Tensor spans, Tensor lists, int heads, int head_size)
 {
 	Model	   *model = plan->model;
-	AttentionPlan attention = {lists, spans, heads, 1.0f / sqrtf((float) head_size)};
+	AttentionPlan attention = {lists, spans, heads, 1.0f / sqrtf((float) head_size),
+		most_keys(plan, media)};
 	int32_t    *span = model->staging;
 	int32_t    *list = model->staging + (size_t) plan->batch.rows * ATTENTION_SPAN_FIELDS;
 	int			rows = 0;
@@ -272,6 +295,8 @@ typedef struct StepKey
 	int32_t		rows;
 	int32_t		media_rows;
 	int32_t		logits_rows;
+	int32_t		most_keys;
+	int32_t		most_media_keys;
 	int32_t		run_count;
 	AdapterRun	runs[RECORDED_ROWS];
 } StepKey;
@@ -283,6 +308,7 @@ forward(StepPlan *plan)
 	Model	   *model = plan->model;
 	const AdapterRuns *runs = &plan->batch.adapters;
 	StepKey		key = {plan->batch.rows, plan->batch.media_rows, plan->batch.logits_rows,
+		plan->batch.self_attention.most_keys, plan->batch.cross_attention.most_keys,
 		runs->count, {{0, 0, NULL}}};
 	size_t		run_bytes = (size_t) runs->count * sizeof(AdapterRun);
 

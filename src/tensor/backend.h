@@ -26,7 +26,7 @@
 #include "tensor.h"
 
 /* Raised with every change of this file; a library of another version is refused. */
-#define BACKEND_VERSION 8
+#define BACKEND_VERSION 9
 
 /* Keys in one page of a KvPool. */
 #define KV_PAGE_KEYS 32
@@ -110,6 +110,7 @@ typedef struct AttentionPlan
 	Tensor		spans;			/* i32 [R, ATTENTION_SPAN_FIELDS] */
 	int			heads;			/* of the queries; a multiple of the pool's heads */
 	float		scale;			/* of the scores: D^-1/2 */
+	int			most_keys;		/* no row sees keys from this place on */
 } AttentionPlan;
 
 /* Columns of AttentionPlan.spans. */

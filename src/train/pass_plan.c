@@ -152,6 +152,7 @@ plan_self_attention(Trainer *trainer)
 	const DecoderConfig *config = &trainer->model->config.decoder;
 	int32_t    *slots = trainer->staging;
 	int32_t    *span = slots + pass->rows;
+	int			most_keys = 0;
 	int			page = 0;
 
 	for (int i = 0; i < pass->count; i++)
@@ -166,6 +167,7 @@ plan_self_attention(Trainer *trainer)
 			span[SPAN_COUNT] = j + 1;
 			span[SPAN_UNIFORM] = 0;
 		}
+		most_keys = stored->count > most_keys ? stored->count : most_keys;
 		page += pages_for_keys(stored->count);
 	}
 	upload(trainer, t->t.slots, trainer->staging, (size_t) pass->rows);
@@ -174,7 +176,7 @@ plan_self_attention(Trainer *trainer)
 	upload_lists(trainer, t->t.lists, page);
 	upload_groups(trainer, t->groups, false);
 	pass->batch.self_attention = (AttentionPlan) {t->t.lists, t->t.spans, config->heads,
-		1.0f / sqrtf((float) config->head_size)};
+		1.0f / sqrtf((float) config->head_size), most_keys};
 }
 
 /* Which latents a pass needs, in the order of its sequences, and where their keys go. */
@@ -214,6 +216,7 @@ plan_cross_attention(Trainer *trainer)
 	PassTensors *t = &trainer->tensors;
 	const CrossAttentionConfig *config = &trainer->model->config.cross_attention;
 	int32_t    *span = trainer->staging;
+	int			most_keys = 0;
 	int			page = 0;
 
 	for (int i = 0; i < pass->media_sequences; i++)
@@ -226,13 +229,15 @@ plan_cross_attention(Trainer *trainer)
 								stored->picture_count, span);
 			span[SPAN_LIST] = page;
 		}
+		if (row_latents(trainer, stored) > most_keys)
+			most_keys = row_latents(trainer, stored);
 		page += pages_for_keys(row_latents(trainer, stored));
 	}
 	upload(trainer, t->t.media_spans, trainer->staging,
 		   (size_t) pass->media_rows * ATTENTION_SPAN_FIELDS);
 	upload_groups(trainer, t->media_groups, true);
 	pass->batch.cross_attention = (AttentionPlan) {t->t.media_lists, t->t.media_spans,
-		config->heads, 1.0f / sqrtf((float) config->head_size)};
+		config->heads, 1.0f / sqrtf((float) config->head_size), most_keys};
 }
 
 /* The label behind each token counts at the token's row. */

@@ -309,7 +309,7 @@ attend(const AttentionCase *attention, const char *set, int at_once)
 		int			rows = ATTENTION_ROWS - row < at_once ? ATTENTION_ROWS - row : at_once;
 		AttentionPlan plan = {tensor_make((void *) attention->pages, TYPE_I32, 1, LISTED_PAGES),
 			tensor_make((void *) (attention->spans + row * ATTENTION_SPAN_FIELDS), TYPE_I32, rows,
-						ATTENTION_SPAN_FIELDS), attention->heads, 0.25f};
+						ATTENTION_SPAN_FIELDS), attention->heads, 0.25f, attention->written};
 
 		backend->ops->attention(backend, tensor_make(y + row * width, TYPE_F32, rows, width),
 								tensor_make(attention->q + row * width, TYPE_F32, rows, width),

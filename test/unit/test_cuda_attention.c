@@ -10,7 +10,7 @@
 
 enum
 {
-	PAGES = 24,
+	PAGES = 96,
 	MOST_LISTS = 4,
 	SPARE_PAGE = 23				/* in no list */
 };
@@ -91,7 +91,7 @@ fill_case(AttentionCase *c)
 				span[SPAN_COUNT] = 0;
 			if (list == 2 && r % 4 == 2)
 			{
-				span[SPAN_FIRST] = r * 3 % l->keys;
+				span[SPAN_FIRST] = r * 300 % l->keys;
 				span[SPAN_COUNT] = 11 < l->keys - span[SPAN_FIRST] ? 11
 					: l->keys - span[SPAN_FIRST];
 			}
@@ -106,20 +106,24 @@ static bool
 open_case(AttentionCase *c, const Shape *shape, const List *lists, DataType type)
 {
 	int			rows = 0;
+	int			most_keys = 0;
 	Status		status;
 
 	*c = (AttentionCase) {.shape = shape, .lists = lists, .type = type};
 	if (!pair_open(&c->pair))
 		return false;
 	for (int i = 0; i < MOST_LISTS; i++)
+	{
 		rows += lists[i].rows;
+		most_keys = lists[i].keys > most_keys ? lists[i].keys : most_keys;
+	}
 	if (!c->pair.cpu->ops->kv_create(c->pair.cpu, type, 2, PAGES, shape->kv_heads,
 									 shape->head_size, &c->cpu_pool, &status) ||
 		!c->pair.cuda->ops->kv_create(c->pair.cuda, type, 2, PAGES, shape->kv_heads,
 									  shape->head_size, &c->cuda_pool, &status))
 		engine_bail("pool", &status);
 	c->plan = (AttentionPlan) {integers(1, PAGES), integers(rows, ATTENTION_SPAN_FIELDS),
-							   shape->heads, 1.0f / sqrtf((float) shape->head_size)};
+							   shape->heads, 1.0f / sqrtf((float) shape->head_size), most_keys};
 	fill_case(c);
 	c->on_device = c->plan;
 	c->on_device.page_lists = to_device(&c->pair, c->plan.page_lists);
@@ -209,6 +213,31 @@ UNIT_TEST(prompts_in_pieces_have_the_same_bits)
 		/* single rows of one shape only: each costs as much as sixteen */
 		for (int j = 0; j < (i == 0 ? 4 : 2); j++)
 			same_rows(&c.pair, "pieces of a prompt", y, 0, attend(&c, pieces[j]));
+		close_case(&c);
+	}
+}
+
+/* Keys that several blocks share. A row whose own fit one has the same bits beside longer ones. */
+UNIT_TEST(many_keys_are_cut_where_each_row_alone_would_be)
+{
+	static const Shape shapes[] = {{2, 1, 64}, {1, 1, 80}, {1, 1, 200}};
+	/* a prompt, a single token, spans of all kinds, another single token */
+	static const List lists[MOST_LISTS] = {{20, 1150, 1005, 7}, {1, 600, 600, 0}, {8, 1030, 1030, 0},
+										   {1, 40, 40, 0}};
+	enum {SHORT_ROW = 29};
+
+	for (int i = 0; i < 3; i++)
+	{
+		AttentionCase c;
+		Tensor		y;
+
+		if (!open_case(&c, &shapes[i], lists, TYPE_BF16))
+			UNIT_SKIP(CUDA_SKIPPED);
+		y = check_attention(&c);
+		same_rows(&c.pair, "many keys, rows by threes", y, 0, attend(&c, 3));
+		c.on_device.most_keys = 512;
+		same_rows(&c.pair, "a row with few keys", tensor_row_range(y, SHORT_ROW, 1), 0,
+				  tensor_row_range(attend(&c, 3), SHORT_ROW, 1));
 		close_case(&c);
 	}
 }
