@@ -19,7 +19,7 @@
  * not see adds nothing: results do not depend on where tiles begin, nor on what else is in them.
  * Groups lie on the device: every block looks up its own.
  */
-#include "cuda_backend.h"
+#include "attention_backward.h"
 
 #define TILE 32					/* queries, and keys, of a tile */
 #define DEPTH 32				/* elements of a head at a time */
@@ -36,36 +36,6 @@
 #define KEY_BLOCKS 3
 /* Threads that share the walk over a row of P. */
 #define WALKERS (ROW_THREADS / TILE)
-
-/* What is kept of a row of P. */
-typedef struct SoftmaxRow
-{
-	float		largest;		/* scaled score */
-	float		inverse_sum;
-	float		mean;			/* sum of P dP */
-	int			first;			/* keys [first, end) are seen */
-	int			end;
-	float		scale;
-} SoftmaxRow;
-
-typedef struct GradientArguments
-{
-	Rows		q;
-	Rows		k;
-	Rows		v;
-	Rows		dy;
-	Rows		dq;
-	Rows		dk;
-	Rows		dv;
-	const int32_t *spans;
-	const int32_t *groups;		/* [G, ATTENTION_GROUP_FIELDS] */
-	int			group_count;
-	int			heads;
-	int			kv_heads;
-	int			head_size;
-	float		scale;
-	SoftmaxRow *rows;			/* [R, heads] */
-} GradientArguments;
 
 /* The group whose rows, or keys, hold a number; NULL: none. */
 __device__ static inline const int32_t *
@@ -158,12 +128,6 @@ __device__ static inline float
 weight_of(const SoftmaxRow &row, float score)
 {
 	return expf(row.scale * score - row.largest) * row.inverse_sum;
-}
-
-__device__ static inline bool
-is_seen(const SoftmaxRow &row, int64_t key)
-{
-	return key >= row.first && key < row.end;
 }
 
 /* Whether any of a tile's rows sees any key of [first, first + TILE). */
@@ -528,6 +492,11 @@ cuda_attention_backward(Backend *backend, const AttentionGradient *g)
 			static_cast<size_t>(plan->heads) * sizeof(SoftmaxRow)));
 	if (p.rows == nullptr)
 		return;
+	if (g->type == TYPE_BF16 && g->head_size <= MOST_MMA_HEAD)
+	{
+		cuda_attention_backward_bf16(cuda, &p);
+		return;
+	}
 	LAUNCH(query_kernel, dim3(blocks_for(g->q.rows, TILE), static_cast<unsigned>(plan->heads),
 							  parts), ROW_THREADS, 0, cuda->stream, p);
 	if (g->dk.data != nullptr && g->k.rows > 0)

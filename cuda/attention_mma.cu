@@ -21,19 +21,12 @@
  * not looked at.
  */
 #include "attention.h"
-#include "mma.h"
+#include "attention_tiles.h"
 
 #include <limits.h>
 
-/* Rows that mma_bf16 takes. */
-#define WARP_ROWS 16
 /* Of a tile; a multiple of what any tile has. */
 #define MOST_TILE_ROWS (WARP_ROWS * ROW_WARPS)
-/* Keys, and columns of values, of one mma_bf16; and its depth. */
-#define MMA_COLUMNS 8
-#define MMA_DEPTH 16
-/* bf16 in 16 bytes. */
-#define VECTOR 8
 /* Steps with more rows hold prompts; a block then looks for the beginnings of tiles at so many. */
 #define PROMPT_ROWS 256
 #define ROWS_LOOKED_AT 8
@@ -45,7 +38,6 @@
 #define PIECE_BYTES ((size_t) 64 << 20)
 /* Times scale * log2(e) it is still finite. */
 #define LOWEST_SCORE (-FLT_MAX / 2)
-#define LOG2_E 1.44269504088896341f
 
 /* What follows from the size of heads, filled up with zeros to HEAD. */
 template <int HEAD>
@@ -54,9 +46,8 @@ struct Blocks
 	static const int keys = HEAD > 128 ? 32 : 64;
 	/* of a tile; warps would have no room in registers for all columns of wide heads */
 	static const int rows = HEAD > 128 ? WARP_ROWS : MOST_TILE_ROWS;
-	static const int vectors = HEAD / VECTOR;
-	/* from key to key in shared memory; odd, so that eight keys lie in different banks */
-	static const int stride = vectors + 1;
+	static const int vectors = HeadRows<HEAD>::vectors;
+	static const int stride = HeadRows<HEAD>::stride;
 	/* of scores in shared memory, from row to row */
 	static const int score_stride = keys + 8;
 };
@@ -99,20 +90,6 @@ typedef struct LaneRows
 	int			full_first;		/* that all see */
 	int			full_end;
 } LaneRows;
-
-__device__ static inline int
-warp_smallest(int value)
-{
-	for (int distance = WARP / 2; distance > 0; distance /= 2)
-		value = min(value, __shfl_xor_sync(FULL_MASK, value, distance));
-	return value;
-}
-
-__device__ static inline int
-lane_of_warp(void)
-{
-	return static_cast<int>(threadIdx.x) % WARP;
-}
 
 /* The tile of at most so many rows that begins with a row; all threads read all of it. */
 __device__ static inline Tile
@@ -270,32 +247,6 @@ ask_for_values(const Pages<uint16_t> &pages, const Tile &tile, int begin, uint4 
 	}
 }
 
-/* s = q k^T for the first 8 TILES keys of those in shared memory. */
-template <int HEAD, int TILES>
-__device__ static inline void
-score_keys(const uint32_t (&q)[HEAD / MMA_DEPTH][4], const uint4 *keys, float (&s)[TILES][4])
-{
-	/* a lane's row of the four matrices of two steps: eight keys, 8 elements each */
-	const uint4 *row = keys + lane_of_warp() % 8 * Blocks<HEAD>::stride + lane_of_warp() / 8;
-
-#pragma unroll
-	for (int n = 0; n < TILES; n++)
-#pragma unroll
-		for (int i = 0; i < 4; i++)
-			s[n][i] = 0.0f;
-#pragma unroll
-	for (int step = 0; step < HEAD / MMA_DEPTH; step += 2)
-#pragma unroll
-		for (int n = 0; n < TILES; n++)
-		{
-			uint32_t	k[4];
-
-			load_matrices(row, n * MMA_COLUMNS * Blocks<HEAD>::stride + step * 2, k);
-			mma_bf16(s[n], q[step], k[0], k[1]);
-			mma_bf16(s[n], q[step + 1], k[2], k[3]);
-		}
-}
-
 /* Take out the keys that the lane's rows do not see. */
 template <int TILES>
 __device__ static inline void
@@ -332,9 +283,7 @@ soften(float factor, LaneRows *rows, float (&s)[TILES][4], float (&shrink)[2])
 #pragma unroll
 		for (int n = 0; n < TILES; n++)
 			largest = fmaxf(largest, fmaxf(s[n][2 * i], s[n][2 * i + 1]));
-		/* the four lanes that share the row */
-		largest = fmaxf(largest, __shfl_xor_sync(FULL_MASK, largest, 1));
-		largest = fmaxf(largest, __shfl_xor_sync(FULL_MASK, largest, 2));
+		largest = row_largest(largest);
 		shrink[i] = power_of_two((rows->largest[i] - largest) * factor);
 		base = largest * factor;
 #pragma unroll
@@ -350,42 +299,18 @@ soften(float factor, LaneRows *rows, float (&s)[TILES][4], float (&shrink)[2])
 	}
 }
 
-/*
- * acc = shrink acc + weights v, for the first 8 COLUMNS elements of the values in shared memory.
- * Weights come as mma_bf16 leaves c; two neighbours of those are an a.
- */
+/* acc = shrink acc + weights v, for the first 8 COLUMNS elements of the values in shared memory. */
 template <int HEAD, int TILES, int COLUMNS>
 __device__ static inline void
 add_values(const float (&weights)[TILES][4], const float (&shrink)[2], const uint4 *values,
 		   float (&acc)[COLUMNS][4])
 {
-	/* a lane's row of the four matrices: 16 keys, two times 8 elements */
-	const uint4 *row = values + lane_of_warp() % 16 * Blocks<HEAD>::stride + lane_of_warp() / 16;
-
 #pragma unroll
 	for (int n = 0; n < COLUMNS; n++)
 #pragma unroll
 		for (int i = 0; i < 4; i++)
 			acc[n][i] *= shrink[i / 2];
-#pragma unroll
-	for (int tile = 0; tile < TILES; tile += 2)
-	{
-		uint32_t	p[4];
-
-#pragma unroll
-		for (int word = 0; word < 4; word++)
-			p[word] = pack_bf16(weights[tile + word / 2][word % 2 * 2],
-								weights[tile + word / 2][word % 2 * 2 + 1]);
-#pragma unroll
-		for (int n = 0; n < COLUMNS; n += 2)
-		{
-			uint32_t	v[4];
-
-			load_matrices_transposed(row, tile * MMA_COLUMNS * Blocks<HEAD>::stride + n, v);
-			mma_bf16(acc[n], p, v[0], v[1]);
-			mma_bf16(acc[n + 1], p, v[2], v[3]);
-		}
-	}
+	add_weighted_rows<HEAD>(weights, values, acc);
 }
 
 /* Scores of a lane's rows to shared memory or, with `give` false, from there. */
@@ -447,11 +372,9 @@ store_rows(const AttentionArguments *p, const Pieces &pieces, const Tile &tile,
 		int64_t		piece_row = static_cast<int64_t>(blockIdx.z) * p->q.rows + row;
 		float	   *to = (whole ? p->y.row(row) : pieces.values + piece_row * p->q.columns) +
 			tile.head * size + first;
-		float		sum = rows.sum[i];
+		float		sum = row_sum(rows.sum[i]);
 		float		factor;
 
-		sum += __shfl_xor_sync(FULL_MASK, sum, 1);
-		sum += __shfl_xor_sync(FULL_MASK, sum, 2);
 		if (row < 0)
 			continue;
 		if (!whole && first == 0)
@@ -496,13 +419,13 @@ attend_tile(const AttentionArguments *p, const Pages<uint16_t> &pages, const Til
 		__syncthreads();
 		ask_for_values<HEAD>(pages, tile, begin, shared.values);
 		if (seen && SHARERS == 1)
-			score_keys<HEAD>(q, shared.keys, s);
+			multiply_rows<HEAD>(q, shared.keys, s);
 		else if (seen)
 		{
 			const int	own = keys / SHARERS;
 			float		part[tiles / SHARERS][4];
 
-			score_keys<HEAD>(q, shared.keys + share * own * Blocks<HEAD>::stride, part);
+			multiply_rows<HEAD>(q, shared.keys + share * own * Blocks<HEAD>::stride, part);
 			exchange_scores<HEAD>(shared.scores + share * own, true, part);
 		}
 		wait_for_copies();

@@ -26,7 +26,7 @@
 #include "tensor.h"
 
 /* Raised with every change of this file; a library of another version is refused. */
-#define BACKEND_VERSION 9
+#define BACKEND_VERSION 10
 
 /* Keys in one page of a KvPool. */
 #define KV_PAGE_KEYS 32
@@ -161,6 +161,7 @@ typedef struct ScoreTarget
 typedef struct AttentionGradient
 {
 	const AttentionPlan *plan;
+	DataType	type;			/* bf16: factors of products may be rounded to it */
 	int			kv_heads;
 	int			head_size;		/* D */
 	Tensor		groups;			/* i32 [G, ATTENTION_GROUP_FIELDS] */

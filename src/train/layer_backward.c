@@ -73,6 +73,7 @@ self_attention_backward(Trainer *trainer, const LayerActivations *a)
 	int			q = config->heads * config->head_size;
 	int			kv = config->kv_heads * config->head_size;
 	AttentionGradient gradient = {.plan = &trainer->pass.batch.self_attention,
+								  .type = trainer->cache.type,
 								  .kv_heads = config->kv_heads,
 								  .head_size = config->head_size,
 								  .groups = t->groups,
@@ -175,6 +176,7 @@ cross_attention_backward(Trainer *trainer, int layer, const LayerActivations *a)
 	int			inner = config->heads * config->head_size;
 	bool		trains = lora_trains(trainer, layer, LORA_TO_KV);
 	AttentionGradient gradient = {.plan = &trainer->pass.batch.cross_attention,
+								  .type = trainer->media.type,
 								  .kv_heads = config->heads,
 								  .head_size = config->head_size,
 								  .groups = tensor_row_range(t->media_groups, 0,

@@ -326,81 +326,159 @@ UNIT_TEST(a_head_that_is_too_wide_is_refused)
 
 /* ---- backward ---- */
 
-static const int32_t group_numbers[] = {
-	/* first row, rows, first key, keys */
-	0, 9, 0, 9,
-	9, 4, 12, 140,
+enum
+{
+	QUERIES = 74,
+	KEYS = 215
 };
 
-static void
-check_gradients_of(Pair *pair, const Shape *shape, bool keys_too)
+/* A sequence that sees itself up to each token, and rows that see keys of all kinds. */
+static const int32_t group_numbers[2][ATTENTION_GROUP_FIELDS] = {
+	{[GROUP_FIRST_ROW] = 0, [GROUP_ROWS] = 70, [GROUP_FIRST_KEY] = 0, [GROUP_KEYS] = 70},
+	{[GROUP_FIRST_ROW] = 70, [GROUP_ROWS] = 4, [GROUP_FIRST_KEY] = 75, [GROUP_KEYS] = 140},
+};
+
+/* Queries of two groups, and what they attend to. */
+typedef struct GradientCase
 {
-	enum {QUERIES = 14, KEYS = 152};
+	Pair	   *pair;
+	AttentionPlan plan;
+	AttentionPlan device_plan;
+	AttentionGradient host;
+	AttentionGradient device;
+} GradientCase;
+
+/* Random numbers that the type holds. */
+static Tensor
+factor(int rows, int columns, DataType type)
+{
+	Tensor		x = random_tensor(rows, columns);
+
+	for (int r = 0; r < rows && type == TYPE_BF16; r++)
+		for (int c = 0; c < columns; c++)
+		{
+			uint16_t	half = bf16_from_f32(cpu_row(x, r)[c]);
+
+			convert_to_f32(&half, TYPE_BF16, 1, &cpu_row(x, r)[c]);
+		}
+	return x;
+}
+
+static void
+make_gradient_case(GradientCase *c, Pair *pair, const Shape *shape, DataType type, bool keys_too)
+{
 	int			width = shape->heads * shape->head_size;
 	int			kv_width = shape->kv_heads * shape->head_size;
-	AttentionPlan plan = {.spans = integers(QUERIES, ATTENTION_SPAN_FIELDS), .heads = shape->heads,
-						  .scale = 0.3f};
-	AttentionGradient g = {.plan = &plan,
-						   .kv_heads = shape->kv_heads,
-						   .head_size = shape->head_size,
-						   .groups = tensor_make((void *) group_numbers, TYPE_I32, 2, 4),
-						   .q = random_tensor(QUERIES, width),
-						   .k = random_tensor(KEYS, kv_width),
-						   .v = random_tensor(KEYS, kv_width),
-						   .dy = random_tensor(QUERIES, width),
-						   .dq = random_tensor(QUERIES, width),
-						   .scratch = take(pair->cpu->ops->attention_backward_size(
-							   pair->cpu, KEYS, shape->head_size))};
-	AttentionPlan device_plan = plan;
-	AttentionGradient d = g;
 
-	if (keys_too)
-	{
-		g.dk = random_tensor(KEYS, kv_width);
-		g.dv = random_tensor(KEYS, kv_width);
-	}
+	*c = (GradientCase) {.pair = pair};
+	c->plan = (AttentionPlan) {.spans = integers(QUERIES, ATTENTION_SPAN_FIELDS),
+							   .heads = shape->heads, .scale = 0.3f};
 	for (int r = 0; r < QUERIES; r++)
 	{
-		int32_t    *span = (int32_t *) plan.spans.data + r * ATTENTION_SPAN_FIELDS;
+		int32_t    *span = (int32_t *) c->plan.spans.data + r * ATTENTION_SPAN_FIELDS;
 
-		span[SPAN_FIRST] = r == 10 ? 3 : 0;
-		span[SPAN_COUNT] = r < 9 ? r + 1 : r == 11 ? 0 : 137;
-		span[SPAN_UNIFORM] = r == 12;
+		span[SPAN_FIRST] = r == 71 ? 3 : 0;
+		span[SPAN_COUNT] = r < 70 ? r + 1 : r == 72 ? 0 : 137;
+		span[SPAN_UNIFORM] = r == 73;
 	}
-	device_plan.spans = to_device(pair, plan.spans);
-	d.plan = &device_plan;
-	d.groups = to_device(pair, g.groups);
-	d.q = to_device(pair, g.q);
-	d.k = to_device(pair, g.k);
-	d.v = to_device(pair, g.v);
-	d.dy = to_device(pair, g.dy);
-	d.dq = to_device(pair, g.dq);
+	c->host = (AttentionGradient) {.plan = &c->plan,
+								   .type = type,
+								   .kv_heads = shape->kv_heads,
+								   .head_size = shape->head_size,
+								   .groups = tensor_make((void *) group_numbers, TYPE_I32, 2, 4),
+								   .q = factor(QUERIES, width, type),
+								   .k = factor(KEYS, kv_width, type),
+								   .v = factor(KEYS, kv_width, type),
+								   .dy = factor(QUERIES, width, type),
+								   .dq = random_tensor(QUERIES, width),
+								   .scratch = take(pair->cpu->ops->attention_backward_size(
+									   pair->cpu, KEYS, shape->head_size))};
 	if (keys_too)
 	{
-		d.dk = to_device(pair, g.dk);
-		d.dv = to_device(pair, g.dv);
+		c->host.dk = random_tensor(KEYS, kv_width);
+		c->host.dv = random_tensor(KEYS, kv_width);
 	}
-	pair->cpu->ops->attention_backward(pair->cpu, &g);
-	pair->cuda->ops->attention_backward(pair->cuda, &d);
-	same_result(pair, "dq", d.dq, g.dq, TOLERANCE);
+	c->device = c->host;
+	c->device_plan = c->plan;
+	c->device_plan.spans = to_device(pair, c->plan.spans);
+	c->device.plan = &c->device_plan;
+	c->device.groups = to_device(pair, c->host.groups);
+	c->device.q = to_device(pair, c->host.q);
+	c->device.k = to_device(pair, c->host.k);
+	c->device.v = to_device(pair, c->host.v);
+	c->device.dy = to_device(pair, c->host.dy);
+	c->device.dq = to_device(pair, c->host.dq);
 	if (keys_too)
 	{
-		same_result(pair, "dk", d.dk, g.dk, TOLERANCE);
-		same_result(pair, "dv", d.dv, g.dv, TOLERANCE);
+		c->device.dk = to_device(pair, c->host.dk);
+		c->device.dv = to_device(pair, c->host.dv);
+	}
+}
+
+/* P and dS are rounded, where the type is bf16. */
+static void
+check_gradients_of(Pair *pair, const Shape *shape, DataType type, bool keys_too)
+{
+	double		tolerance = type == TYPE_BF16 ? 8e-3 : TOLERANCE;
+	GradientCase c;
+
+	make_gradient_case(&c, pair, shape, type, keys_too);
+	pair->cpu->ops->attention_backward(pair->cpu, &c.host);
+	pair->cuda->ops->attention_backward(pair->cuda, &c.device);
+	same_result(pair, "dq", c.device.dq, c.host.dq, tolerance);
+	if (keys_too)
+	{
+		same_result(pair, "dk", c.device.dk, c.host.dk, tolerance);
+		same_result(pair, "dv", c.device.dv, c.host.dv, tolerance);
 	}
 }
 
 UNIT_TEST(gradients_of_attention_match)
 {
-	static const Shape shapes[] = {{2, 2, 16}, {4, 2, 9}, {1, 1, 140}};
+	static const Shape shapes[] = {{2, 2, 16}, {4, 2, 9}, {1, 1, 140}, {2, 1, 128}, {1, 1, 64}};
 
-	for (int i = 0; i < 6; i++)
+	for (int i = 0; i < 10; i++)
 	{
 		Pair		pair;
 
 		if (!pair_open(&pair))
 			UNIT_SKIP(CUDA_SKIPPED);
-		check_gradients_of(&pair, &shapes[i / 2], i % 2 == 0);
+		check_gradients_of(&pair, &shapes[i / 2], i / 2 < 3 ? TYPE_F32 : TYPE_BF16, i % 2 == 0);
+		check_gradients_of(&pair, &shapes[i / 2], TYPE_BF16, i % 2 == 0);
+		pair_close(&pair);
+	}
+}
+
+/* The second group's gradients, beside the first and alone. */
+UNIT_TEST(gradients_of_a_group_do_not_depend_on_others)
+{
+	static const Shape shape = {4, 2, 24};
+	const int32_t *group = group_numbers[1];
+	int			row = group[GROUP_FIRST_ROW];
+	int			key = group[GROUP_FIRST_KEY];
+
+	for (int i = 0; i < 2; i++)
+	{
+		Pair		pair;
+		GradientCase c;
+		AttentionGradient alone;
+
+		if (!pair_open(&pair))
+			UNIT_SKIP(CUDA_SKIPPED);
+		make_gradient_case(&c, &pair, &shape, i == 0 ? TYPE_F32 : TYPE_BF16, true);
+		alone = c.device;
+		alone.groups = tensor_row_range(c.device.groups, 1, 1);
+		alone.dq = to_device(&pair, c.host.dq);
+		alone.dk = to_device(&pair, c.host.dk);
+		alone.dv = to_device(&pair, c.host.dv);
+		pair.cuda->ops->attention_backward(pair.cuda, &c.device);
+		pair.cuda->ops->attention_backward(pair.cuda, &alone);
+		same_rows(&pair, "dq", c.device.dq, row,
+				  tensor_row_range(alone.dq, row, group[GROUP_ROWS]));
+		same_rows(&pair, "dk", c.device.dk, key,
+				  tensor_row_range(alone.dk, key, group[GROUP_KEYS]));
+		same_rows(&pair, "dv", c.device.dv, key,
+				  tensor_row_range(alone.dv, key, group[GROUP_KEYS]));
 		pair_close(&pair);
 	}
 }
