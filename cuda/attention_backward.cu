@@ -8,6 +8,8 @@
  *	dS = scale * P (dP - rowsum(P dP))
  *	dq = dS k          dk = dS^T q
  *
+ * Here all of it is f32; attention_backward_mma.cu is the same on tensor cores.
+ *
  * Two kernels. In the first a block has TILE queries of a head: it walks the keys that any of them
  * sees for the numbers of their rows of P (largest score, sum, rowsum), which it keeps, and then
  * again for dq. In the second a block has TILE keys of a head of keys: from those numbers it
