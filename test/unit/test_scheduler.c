@@ -293,6 +293,7 @@ open_small_bench(void)
 		model = model_open(MODEL_A, bench.engine.backend, &options, &bench.engine.status);
 	model_close(bench.engine.model);
 	bench.engine.model = model;
+	bench.engine.config = model_config(model);
 	open_scheduler(&bench, &(SchedulerOptions) {0});
 	return bench;
 }
