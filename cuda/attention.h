@@ -97,9 +97,7 @@ begins_tile(const AttentionArguments *p, int row, int most)
 	return row % most == 0 || row_span(p, row - 1)[SPAN_LIST] != row_span(p, row)[SPAN_LIST];
 }
 
-/*
- * attention_mma.cu: attention over a layer of a bf16 pool. most_keys as in AttentionPlan.
- */
+/* attention_mma.cu: attention over a layer of a bf16 pool. most_keys as in AttentionPlan. */
 extern void cuda_attention_bf16(CudaBackend *cuda, const AttentionArguments *p,
 								Pages<uint16_t> pages, int most_keys);
 

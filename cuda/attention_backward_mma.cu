@@ -16,13 +16,8 @@
 
 #include <limits.h>
 
-#define TILE_ROWS (WARP_ROWS * ROW_WARPS)
 #define KEY_BLOCK 32
 #define QUERY_BLOCK 16
-/* Blocks of threads on a multiprocessor, at least. */
-#define BLOCKS_AT_ONCE 2
-/* A score, as good as none. */
-#define LOWEST_SCORE (-FLT_MAX / 2)
 
 /* Some of the rows, or keys, of a group. */
 typedef struct GroupTile
@@ -71,16 +66,6 @@ load_rows(uint4 *to, const Rows &x, int first, int count, int column, int size)
 	}
 }
 
-/* Where the lane reads 16 rows from, as operands a. */
-template <int HEAD>
-__device__ static inline const uint4 *
-operand_row(const uint4 *rows)
-{
-	int			lane = lane_of_warp();
-
-	return rows + lane % WARP_ROWS * HeadRows<HEAD>::stride + lane / WARP_ROWS;
-}
-
 /* The operands a of the warp's rows of a tile; the block's shared memory is free again then. */
 template <int HEAD>
 __device__ static inline void
@@ -93,7 +78,7 @@ take_operands(uint4 *rows, const Rows &x, const GroupTile &tile, int column, int
 	__syncthreads();
 #pragma unroll
 	for (int step = 0; step < HEAD / MMA_DEPTH; step++)
-		load_matrices(operand_row<HEAD>(rows + warp * WARP_ROWS * HeadRows<HEAD>::stride), step * 2,
+		load_matrices(sixteen_rows<HEAD>(rows + warp * WARP_ROWS * HeadRows<HEAD>::stride), step * 2,
 					  a[step]);
 	__syncthreads();
 }
@@ -103,31 +88,16 @@ template <int HEAD, int TILES>
 __device__ static inline void
 multiply_shared(const uint4 *a, const uint4 *x, float (&s)[TILES][4])
 {
-	const uint4 *left = operand_row<HEAD>(a);
-	const uint4 *right = x + lane_of_warp() % 8 * HeadRows<HEAD>::stride + lane_of_warp() / 8;
-
-#pragma unroll
-	for (int n = 0; n < TILES; n++)
-#pragma unroll
-		for (int i = 0; i < 4; i++)
-			s[n][i] = 0.0f;
+	clear(s);
 #pragma unroll
 	for (int step = 0; step < HEAD / MMA_DEPTH; step += 2)
 	{
 		uint32_t	first[4];
 		uint32_t	second[4];
 
-		load_matrices(left, step * 2, first);
-		load_matrices(left, step * 2 + 2, second);
-#pragma unroll
-		for (int n = 0; n < TILES; n++)
-		{
-			uint32_t	b[4];
-
-			load_matrices(right, n * MMA_COLUMNS * HeadRows<HEAD>::stride + step * 2, b);
-			mma_bf16(s[n], first, b[0], b[1]);
-			mma_bf16(s[n], second, b[2], b[3]);
-		}
+		load_matrices(sixteen_rows<HEAD>(a), step * 2, first);
+		load_matrices(sixteen_rows<HEAD>(a), step * 2 + 2, second);
+		add_two_steps<HEAD>(first, second, eight_rows<HEAD>(x), step, s);
 	}
 }
 
@@ -138,13 +108,13 @@ store_sums(const Rows &to, const GroupTile &tile, int column, int size,
 		   const float (&acc)[HEAD / MMA_COLUMNS][4])
 {
 	int			warp = static_cast<int>(threadIdx.x) / WARP;
-	int			first = lane_of_warp() % 4 * 2;
+	int			first = lane_column_of(0, 0);
 	int			left = size - first;
 
 #pragma unroll
 	for (int i = 0; i < 2; i++)
 	{
-		int			row = warp * WARP_ROWS + lane_of_warp() / 4 + 8 * i;
+		int			row = warp * WARP_ROWS + lane_row_of(2 * i);
 		float	   *values = to.row(tile.first + row) + column + first;
 
 		if (row >= tile.count)
@@ -219,13 +189,6 @@ multiply_keys(const GradientArguments *p, int key, int end, int column,
 	multiply_rows<HEAD>(dy, values, dp);
 }
 
-/* The key of element i of a lane's tile n, of a block that begins with `key`. */
-__device__ static inline int
-key_of(int key, int n, int i)
-{
-	return key + n * MMA_COLUMNS + lane_of_warp() % 4 * 2 + i % 2;
-}
-
 /*
  * Add a block of keys to the numbers of the lane's rows: inverse_sum and mean are sums of the lane's
  * own keys, of weights exp(score - largest) and of those times dP.
@@ -245,7 +208,7 @@ add_scores(int key, const float (&s)[KEY_BLOCK / MMA_COLUMNS][4],
 		for (int n = 0; n < KEY_BLOCK / MMA_COLUMNS; n++)
 #pragma unroll
 			for (int j = 2 * i; j < 2 * i + 2; j++)
-				if (is_seen(*row, key_of(key, n, j)))
+				if (is_seen(*row, key + lane_column_of(n, j)))
 					largest = fmaxf(largest, row->scale * s[n][j]);
 		largest = row_largest(largest);
 		shrink = power_of_two((row->largest - largest) * LOG2_E);
@@ -256,7 +219,7 @@ add_scores(int key, const float (&s)[KEY_BLOCK / MMA_COLUMNS][4],
 		for (int n = 0; n < KEY_BLOCK / MMA_COLUMNS; n++)
 #pragma unroll
 			for (int j = 2 * i; j < 2 * i + 2; j++)
-				if (is_seen(*row, key_of(key, n, j)))
+				if (is_seen(*row, key + lane_column_of(n, j)))
 				{
 					float		weight = power_of_two((row->scale * s[n][j] - largest) * LOG2_E);
 
@@ -306,7 +269,7 @@ query_mma_kernel(GradientArguments p)
 	take_operands<HEAD>(shared, p.dy, tile, head * size, size, dy);
 #pragma unroll
 	for (int i = 0; i < 2; i++)
-		rows[i] = read_row(&p, tile, warp * WARP_ROWS + lane_of_warp() / 4 + 8 * i);
+		rows[i] = read_row(&p, tile, warp * WARP_ROWS + lane_row_of(2 * i));
 	find_keys(&p, tile, &first, &end);
 	for (int key = first; key < end; key += KEY_BLOCK)
 	{
@@ -317,7 +280,7 @@ query_mma_kernel(GradientArguments p)
 #pragma unroll
 	for (int i = 0; i < 2; i++)
 	{
-		int			row = warp * WARP_ROWS + lane_of_warp() / 4 + 8 * i;
+		int			row = warp * WARP_ROWS + lane_row_of(2 * i);
 		float		sum = row_sum(rows[i].inverse_sum);
 
 		rows[i].inverse_sum = sum > 0.0f ? 1.0f / sum : 0.0f;
@@ -332,7 +295,7 @@ query_mma_kernel(GradientArguments p)
 		for (int n = 0; n < KEY_BLOCK / MMA_COLUMNS; n++)
 #pragma unroll
 			for (int i = 0; i < 4; i++)
-				s[n][i] = is_seen(rows[i / 2], key_of(key, n, i))
+				s[n][i] = is_seen(rows[i / 2], key + lane_column_of(n, i))
 					? score_gradient(rows[i / 2], weight_of(rows[i / 2], s[n][i]), dp[n][i]) : 0.0f;
 		add_weighted_rows<HEAD>(s, shared, dq);
 		__syncthreads();
@@ -406,8 +369,8 @@ key_mma_kernel(GradientArguments p)
 #pragma unroll
 			for (int j = 0; j < 4; j++)
 			{
-				const SoftmaxRow &query = rows[n * MMA_COLUMNS + lane_of_warp() % 4 * 2 + j % 2];
-				int			key = tile.first + own + lane_of_warp() / 4 + j / 2 * 8;
+				const SoftmaxRow &query = rows[lane_column_of(n, j)];
+				int			key = tile.first + own + lane_row_of(j);
 
 				s[n][j] = is_seen(query, key) ? weight_of(query, s[n][j]) : 0.0f;
 				dp[n][j] = s[n][j] == 0.0f ? 0.0f : score_gradient(query, s[n][j], dp[n][j]);

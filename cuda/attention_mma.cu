@@ -25,19 +25,13 @@
 
 #include <limits.h>
 
-/* Of a tile; a multiple of what any tile has. */
-#define MOST_TILE_ROWS (WARP_ROWS * ROW_WARPS)
 /* Steps with more rows hold prompts; a block then looks for the beginnings of tiles at so many. */
 #define PROMPT_ROWS 256
 #define ROWS_LOOKED_AT 8
-/* Blocks that a multiprocessor has room for, at least: one computes while another waits. */
-#define BLOCKS_AT_ONCE 2
 /* A multiple of all blocks of keys. */
 #define PIECE_KEYS 512
-/* For the sums of pieces, unless MOST_TILE_ROWS need more; further rows follow. */
+/* For the sums of pieces, unless TILE_ROWS need more; further rows follow. */
 #define PIECE_BYTES ((size_t) 64 << 20)
-/* Times scale * log2(e) it is still finite. */
-#define LOWEST_SCORE (-FLT_MAX / 2)
 
 /* What follows from the size of heads, filled up with zeros to HEAD. */
 template <int HEAD>
@@ -45,7 +39,7 @@ struct Blocks
 {
 	static const int keys = HEAD > 128 ? 32 : 64;
 	/* of a tile; warps would have no room in registers for all columns of wide heads */
-	static const int rows = HEAD > 128 ? WARP_ROWS : MOST_TILE_ROWS;
+	static const int rows = HEAD > 128 ? WARP_ROWS : TILE_ROWS;
 	static const int vectors = HeadRows<HEAD>::vectors;
 	static const int stride = HeadRows<HEAD>::stride;
 	/* of scores in shared memory, from row to row */
@@ -122,7 +116,7 @@ read_tile(const AttentionArguments *p, int most, int row, int head)
 __device__ static inline int
 lane_row(const Tile &tile, int place, int i)
 {
-	int			r = place + lane_of_warp() / 4 + 8 * i;
+	int			r = place + lane_row_of(2 * i);
 
 	return r < tile.rows ? tile.row + r : -1;
 }
@@ -257,7 +251,7 @@ mask_scores(const LaneRows &rows, int begin, float (&s)[TILES][4])
 #pragma unroll
 		for (int i = 0; i < 4; i++)
 		{
-			int			key = begin + n * MMA_COLUMNS + lane_of_warp() % 4 * 2 + i % 2;
+			int			key = begin + lane_column_of(n, i);
 
 			if (key < rows.low[i / 2] || key >= rows.high[i / 2])
 				s[n][i] = -INFINITY;
@@ -324,8 +318,7 @@ exchange_scores(float *scores, bool give, float (&s)[TILES][4])
 		for (int i = 0; i < 2; i++)
 		{
 			float2	   *two = reinterpret_cast<float2 *>(
-				scores + (lane_of_warp() / 4 + 8 * i) * Blocks<HEAD>::score_stride +
-				n * MMA_COLUMNS + lane_of_warp() % 4 * 2);
+				scores + lane_row_of(2 * i) * Blocks<HEAD>::score_stride + lane_column_of(n, 0));
 
 			if (give)
 				*two = make_float2(s[n][2 * i], s[n][2 * i + 1]);
@@ -361,7 +354,7 @@ __device__ static inline void
 store_rows(const AttentionArguments *p, const Pieces &pieces, const Tile &tile,
 		   const LaneRows &rows, int place, int size, int column, const float (&acc)[COLUMNS][4])
 {
-	int			first = column + lane_of_warp() % 4 * 2;
+	int			first = column + lane_column_of(0, 0);
 	int			left = size - first;	/* columns */
 
 #pragma unroll
@@ -547,7 +540,7 @@ take_pieces(CudaBackend *cuda, const AttentionArguments *p, int most_keys, int *
 	*rows = p->q.rows;
 	if (count < 2)
 		return Pieces();
-	room = room < MOST_TILE_ROWS ? MOST_TILE_ROWS : room / MOST_TILE_ROWS * MOST_TILE_ROWS;
+	room = room < TILE_ROWS ? TILE_ROWS : room / TILE_ROWS * TILE_ROWS;
 	*rows = *rows < room ? *rows : room;
 	data = static_cast<char *>(cuda_scratch(cuda, &cuda->pieces, static_cast<size_t>(*rows) *
 											(totals + values)));

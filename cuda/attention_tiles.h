@@ -17,7 +17,14 @@
 #define MMA_COLUMNS 8
 #define MMA_DEPTH 16
 
+/* Rows of the largest tiles: those of a block's warps. */
+#define TILE_ROWS (WARP_ROWS * ROW_WARPS)
+/* Blocks that a multiprocessor has room for, at least: one computes while another waits. */
+#define BLOCKS_AT_ONCE 2
+
 #define LOG2_E 1.44269504088896341f
+/* As good as none; times scale * log2(e) it is still finite. */
+#define LOWEST_SCORE (-FLT_MAX / 2)
 
 template <int HEAD>
 struct HeadRows
@@ -56,30 +63,72 @@ row_largest(float value)
 	return fmaxf(value, __shfl_xor_sync(FULL_MASK, value, 2));
 }
 
-/* s = a x^T for the first 8 TILES rows x in shared memory. */
-template <int HEAD, int TILES>
-__device__ static inline void
-multiply_rows(const uint32_t (&a)[HEAD / MMA_DEPTH][4], const uint4 *x, float (&s)[TILES][4])
+/* Row, below 16, and column of element i of a lane's tile n of c. */
+__device__ static inline int
+lane_row_of(int i)
 {
-	/* a lane's row of the four matrices of two steps: eight rows, 8 elements each */
-	const uint4 *row = x + lane_of_warp() % 8 * HeadRows<HEAD>::stride + lane_of_warp() / 8;
+	return lane_of_warp() / 4 + i / 2 * 8;
+}
 
+__device__ static inline int
+lane_column_of(int n, int i)
+{
+	return n * MMA_COLUMNS + lane_of_warp() % 4 * 2 + i % 2;
+}
+
+/* Where a lane reads 16 rows, two times 8 elements: the four matrices of an operand a. */
+template <int HEAD>
+__device__ static inline const uint4 *
+sixteen_rows(const uint4 *x)
+{
+	return x + lane_of_warp() % 16 * HeadRows<HEAD>::stride + lane_of_warp() / 16;
+}
+
+/* Where a lane reads 8 rows, four times 8 elements: the matrices of the operands b of two steps. */
+template <int HEAD>
+__device__ static inline const uint4 *
+eight_rows(const uint4 *x)
+{
+	return x + lane_of_warp() % 8 * HeadRows<HEAD>::stride + lane_of_warp() / 8;
+}
+
+template <int TILES>
+__device__ static inline void
+clear(float (&s)[TILES][4])
+{
 #pragma unroll
 	for (int n = 0; n < TILES; n++)
 #pragma unroll
 		for (int i = 0; i < 4; i++)
 			s[n][i] = 0.0f;
+}
+
+/* s += a x^T over two steps of the depth; x as eight_rows gives it. */
+template <int HEAD, int TILES>
+__device__ static inline void
+add_two_steps(const uint32_t (&first)[4], const uint32_t (&second)[4], const uint4 *x, int step,
+			  float (&s)[TILES][4])
+{
+#pragma unroll
+	for (int n = 0; n < TILES; n++)
+	{
+		uint32_t	b[4];
+
+		load_matrices(x, n * MMA_COLUMNS * HeadRows<HEAD>::stride + step * 2, b);
+		mma_bf16(s[n], first, b[0], b[1]);
+		mma_bf16(s[n], second, b[2], b[3]);
+	}
+}
+
+/* s = a x^T for the first 8 TILES rows x in shared memory. */
+template <int HEAD, int TILES>
+__device__ static inline void
+multiply_rows(const uint32_t (&a)[HEAD / MMA_DEPTH][4], const uint4 *x, float (&s)[TILES][4])
+{
+	clear(s);
 #pragma unroll
 	for (int step = 0; step < HEAD / MMA_DEPTH; step += 2)
-#pragma unroll
-		for (int n = 0; n < TILES; n++)
-		{
-			uint32_t	b[4];
-
-			load_matrices(row, n * MMA_COLUMNS * HeadRows<HEAD>::stride + step * 2, b);
-			mma_bf16(s[n], a[step], b[0], b[1]);
-			mma_bf16(s[n], a[step + 1], b[2], b[3]);
-		}
+		add_two_steps<HEAD>(a[step], a[step + 1], eight_rows<HEAD>(x), step, s);
 }
 
 /*
@@ -90,8 +139,7 @@ template <int HEAD, int TILES, int COLUMNS>
 __device__ static inline void
 add_weighted_rows(const float (&w)[TILES][4], const uint4 *x, float (&acc)[COLUMNS][4])
 {
-	/* a lane's row of the four matrices: 16 rows, two times 8 elements */
-	const uint4 *row = x + lane_of_warp() % 16 * HeadRows<HEAD>::stride + lane_of_warp() / 16;
+	const uint4 *row = sixteen_rows<HEAD>(x);
 
 #pragma unroll
 	for (int tile = 0; tile < TILES; tile += 2)
